@@ -1,0 +1,61 @@
+"""Turns held-out normal footage and a promised false-alarm rate into a threshold."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments import runfolder
+from experiments.cli import main
+from wm import bundle, calibrate
+from wm.config import to_json
+from wm.data.footage import Footage
+from wm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.calibrate."""
+
+    bundle: Path
+    """Bundle to calibrate; it stays as it is."""
+    footage: Path
+    """Normal footage that the model was not trained on."""
+    out: Path
+    """Calibrated bundle to write."""
+    split: str = "holdout"
+    """Split of the footage: holdout or train."""
+    false_alarms: float = 1.0
+    """At most this many false alarms in a shift."""
+    shift_hours: float = 8.0
+    """Length of a shift in hours."""
+
+
+def run(flags: Flags) -> None:
+    """Finds the threshold for a promised false-alarm rate; writes a calibrated bundle."""
+    if flags.false_alarms <= 0 or flags.shift_hours <= 0:
+        raise InputError("--false-alarms and --shift-hours must be greater than 0.")
+    if flags.out.exists():
+        raise InputError(f"{flags.out} exists already; choose another folder for the bundle or remove it.")
+    model = bundle.load(flags.bundle)
+    footage = Footage.open(flags.footage)
+    calibration, promise = calibrate.calibrate(model, footage, flags.split, flags.false_alarms, flags.shift_hours)
+    entry = {
+        **runfolder.provenance(flags),
+        "fingerprint": footage.fingerprint,
+        "footage": footage.metadata,
+        "promise": to_json(promise),
+    }
+    model = dataclasses.replace(model, calibration=calibration, recipe={**model.recipe, "calibrate": entry})
+    bundle.save(model, flags.out)
+    Console(stderr=True).print(
+        f"threshold {promise.threshold:.3f} (90 % interval {promise.low:.3f} to {promise.high:.3f}) for "
+        f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of normal footage\n"
+        f"wrote {flags.out}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,96 @@
+"""Runs the monitor over recorded footage, exactly as the runtime would, and scores it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.stats import mannwhitneyu
+
+from experiments import plots, runfolder
+from experiments.cli import main, progress
+from wm import alarm, bundle, calibrate
+from wm.data.footage import Footage
+from wm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.evaluate."""
+
+    bundle: Path
+    """Calibrated bundle."""
+    footage: Path
+    """Footage that was neither trained nor calibrated on."""
+    out: Path
+    """Folder of the run."""
+    split: Literal["train", "holdout"] = "train"
+    """Split of the footage."""
+    labels: Path | None = None
+    """Truth for scoring only: a .npy file with one 0 or 1 for every frame of the split, in order."""
+
+
+def run(flags: Flags) -> None:
+    """Scores footage; writes scores.npz, metrics.json and scores.png."""
+    model = bundle.load(flags.bundle)
+    footage = Footage.open(flags.footage)
+    calibrate.check(model, footage)
+    lengths = footage.lengths(flags.split)
+    labels = None if flags.labels is None else read_labels(flags.labels, sum(lengths))
+    folder = runfolder.start(flags.out, flags)
+
+    episodes = []
+    with progress() as bar:
+        task = bar.add_task("evaluate", total=sum(lengths), unit="frames")
+        for number, length in enumerate(lengths):
+            episodes.append(calibrate.replay(model, footage, flags.split, number)[0])
+            bar.advance(task, length)
+    scores = np.concatenate(episodes)
+    alarms = [frame for episode in episodes for frame in alarm.raised(model.alarm, footage.spec.rate_hz, episode)]
+    hours = len(scores) / footage.spec.rate_hz / 3600
+    metrics: dict[str, Any] = {
+        "hours": hours,
+        "alarms": len(alarms),
+        "alarms_per_hour": len(alarms) / hours,
+        "score_median": float(np.median(scores)),
+        "score_max": float(scores.max()),
+        "fingerprint": footage.fingerprint,
+    }
+    if labels is not None:
+        metrics["raw_micro_auc"] = auc(scores, labels)
+    np.savez_compressed(folder / "scores.npz", scores=scores, lengths=lengths)
+    plots.scores(scores, labels, footage.spec.rate_hz, folder / "scores.png")
+    runfolder.finish(folder, metrics)
+    said = f"{hours:.2f} h, {len(alarms)} alarms"
+    if labels is not None:
+        said += f", causal raw micro frame AUC {metrics['raw_micro_auc']:.4f}"
+    Console(stderr=True).print(f"{said}\nwrote {folder}", highlight=False)
+
+
+def read_labels(path: Path, frames: int) -> NDArray[np.bool_]:
+    """One truth a frame, `[frames]`. Raises InputError where the file cannot be read or has another length."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        raise InputError(f"{path} cannot be read as labels; give a .npy file with a 0 or 1 for every frame.") from None
+    if labels.shape != (frames,):
+        raise InputError(f"{path} holds labels of shape {labels.shape}, the footage has {frames} frames.")
+    return labels.astype(bool)
+
+
+def auc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve of all frames together, scores as they came: the chance that an anomalous frame scores
+    above a normal one, ties half.
+
+    Raises:
+      InputError: the labels are all alike.
+    """
+    if labels.all() or not labels.any():
+        raise InputError("the labels are all alike, so there is nothing to tell apart; give labels of both kinds.")
+    return float(mannwhitneyu(scores[labels], scores[~labels]).statistic / labels.sum() / (~labels).sum())
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,103 @@
+"""The folder of a run: how it was started, and what came out."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from wm.errors import InputError
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "av", "mujoco-core")
+
+
+def start(folder: Path, flags: Any) -> Path:
+    """Makes the folder of a run, or opens it again for a run with the same flags.
+
+    config.json holds the resolved flags; starts.jsonl gains a line at every start: command, commit, versions, seed.
+
+    Args:
+      folder: usually runs/NAME.
+      flags: the experiment's frozen dataclass.
+
+    Raises:
+      InputError: the folder is a run with other flags, or something else.
+    """
+    folder = Path(folder)
+    config = json.loads(json.dumps(asdict(flags), default=str))
+    written = folder / "config.json"
+    if written.is_file():
+        earlier = json.loads(written.read_bytes())
+        changed = sorted(key for key in {*earlier, *config} if earlier.get(key) != config.get(key))
+        if changed:
+            raise InputError(f"{folder} is a run with another {', '.join(changed)}: give --out a new folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not the folder of a run: give --out a new folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(written, config)
+    with (folder / "starts.jsonl").open("a") as starts:
+        starts.write(json.dumps(provenance(flags)) + "\n")
+    return folder
+
+
+def finish(folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes metrics.json, whole or not at all."""
+    write_json(folder / "metrics.json", metrics)
+
+
+def provenance(flags: Any) -> dict[str, Any]:
+    """Where a result comes from: command, commit (+dirty where files differ from it), versions, seed, time."""
+    return {
+        "command": ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]],
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "seed": getattr(flags, "seed", None),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str:
+    """The commit that runs, "+dirty" where tracked files differ from it, "unknown" outside a repository."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically: a reader sees the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class History:
+    """progress.jsonl of a run: one line a report, kept over restarts; a line that is told again replaces the old one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Everything that was reported, by step, each step as it was reported last."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [row for _, row in sorted({row["step"]: row for row in map(json.loads, lines)}.items())]
+
+    def append(self, progress: Any) -> None:
+        """Adds a report, a dataclass with a `step`."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(progress)) + "\n")

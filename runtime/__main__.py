@@ -1,0 +1,60 @@
+"""python -m runtime --settings FILE: watches a machine.  python -m runtime --demo --seeds 11,12 --out DIR: shows what
+that is good for on the embedded line."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from wm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Watch a machine with a settings file, or run the demo."""
+
+    settings: Path | None = None
+    """TOML file; runtime/line/line.toml is a commented example."""
+    demo: bool = False
+    """Run the embedded line twice from one snapshot, without and with Flinch."""
+    seeds: str = ""
+    """Seeds of the demo's runs, separated by commas."""
+    out: Path | None = None
+    """Folder for the demo's summary and video."""
+
+
+def main(flags: Flags) -> int:
+    """Returns the exit code; raises InputError."""
+    if flags.demo == (flags.settings is not None):
+        raise InputError("give either --settings FILE or --demo --seeds 11,12 --out DIR.")
+    if flags.settings is not None:
+        from runtime.run import run  # noqa: PLC0415 - a wrong flag need not wait for the model
+        from runtime.settings import read_settings  # noqa: PLC0415
+
+        run(read_settings(flags.settings))
+        return 0
+    if flags.out is None:
+        raise InputError("--demo needs --out DIR; give the folder for its summary and video.")
+    seeds = _seeds(flags.seeds)
+    from runtime import demo  # noqa: PLC0415
+
+    return demo.run(seeds, flags.out)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InputError(f"--seeds '{text}' is not a list of whole numbers; write them as in --seeds 11,12.")
+    return tuple(int(part) for part in parts)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("flinch").setLevel(logging.INFO)
+    try:
+        sys.exit(main(tyro.cli(Flags, prog="runtime", description=__doc__)))
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

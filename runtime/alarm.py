@@ -1,0 +1,70 @@
+"""From a stream of scores to an alarm and to what is asked of the feeder: a pure state machine that counts frames.
+
+Its delays are those that the threshold was calibrated with, so they come from the bundle.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from runtime.registers import Command, Mode
+from wm.config import AlarmConfig
+
+
+@dataclass(frozen=True)
+class AlarmSettings:
+    """Delays of the alarm and size of the reaction.
+
+    Attributes:
+      on_frames: scores in a row at or above 1 that raise the alarm.
+      off_frames: scores in a row below 1 that end it.
+      hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends.
+      slow_to: feeder speed that is asked for, 0 to 1 of full speed.
+    """
+
+    on_frames: int
+    off_frames: int
+    hold_frames: int
+    slow_to: float
+
+    @classmethod
+    def of(cls, config: AlarmConfig, rate_hz: float, *, hold_s: float, slow_to: float) -> Self:
+        return cls(config.on_delay(rate_hz), config.off_delay(rate_hz), round(hold_s * rate_hz), slow_to)
+
+
+class AlarmState(NamedTuple):
+    """The alarm after a score.
+
+    Attributes:
+      on: the alarm.
+      slow: the feeder should be slowed; whether that is asked for depends on the mode.
+      contrary: scores in a row that contradict `on`.
+      age: frames since the alarm last came on.
+    """
+
+    on: bool = False
+    slow: bool = False
+    contrary: int = 0
+    age: int = 0
+
+
+def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState:
+    """The state after one more score; 1 is the threshold."""
+    on, age = state.on, state.age + 1
+    contrary = state.contrary + 1 if (score >= 1.0) != on else 0
+    if contrary >= (settings.off_frames if on else settings.on_frames):
+        on, contrary, age = not on, 0, age if on else 0
+    return AlarmState(on, on or (state.slow and age < settings.hold_frames), contrary, age)
+
+
+def command(
+    settings: AlarmSettings, state: AlarmState, mode: Mode, *, heartbeat: int, score: float, valid_for_ms: int
+) -> Command:
+    """What is written to the PLC: as much of the alarm as the mode lets through."""
+    return Command(
+        heartbeat=heartbeat,
+        mode=mode,
+        alarm=state.on and mode >= Mode.ADVISE,
+        score=score if mode > Mode.OFF else 0.0,
+        speed_request=settings.slow_to if state.slow and mode is Mode.ACT else 1.0,
+        valid_for_ms=valid_for_ms,
+    )

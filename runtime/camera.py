@@ -1,0 +1,238 @@
+"""Cameras: a video file or a folder of pictures, an RTSP stream, or the embedded line. The latest frame wins."""
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Condition, Event, Thread
+from time import monotonic, sleep
+from typing import NamedTuple, Protocol
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.line import server
+from runtime.settings import Settings
+from wm.config import FootageSpec
+from wm.data import video
+from wm.errors import InputError
+
+FRAME_AGE_S = 0.25
+RECONNECT_S = 0.2, 2.0  # shortest and longest pause
+OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these
+
+
+class Frame(NamedTuple):
+    """A picture ready for the model.
+
+    Attributes:
+      image: [H, W, C] uint8.
+      time: seconds by the source's clock.
+      run: number of the unbroken run it belongs to; after a gap a new one begins.
+    """
+
+    image: NDArray[np.uint8]
+    time: float
+    run: int
+
+
+class Camera(Protocol):
+    """A source of frames. `ended` is True once nothing more will come, `dropped` counts frames nobody looked at."""
+
+    dropped: int
+
+    @property
+    def ended(self) -> bool: ...
+
+    def next(self) -> Frame | None:
+        """The next frame, or None where there is no fresh one in time; InputError where the source proves broken."""
+
+    def close(self) -> None: ...
+
+
+class Replay:
+    """Every frame, as fast as it is asked for."""
+
+    def __init__(self, frames: Iterator[Frame]) -> None:
+        self.dropped, self.ended = 0, False
+        self._frames = frames
+
+    def next(self) -> Frame | None:
+        frame = next(self._frames, None)
+        self.ended = frame is None
+        return frame
+
+    def close(self) -> None:
+        self.ended = True
+
+
+class Live:
+    """A thread reads; `next` gives the latest frame, once, if it is fresh.
+
+    Args:
+      connect: opens the stream; it is called again, after a pause, when a stream that is `endless` breaks off.
+      age_s: how old a frame may be, and how long `next` waits for one.
+    """
+
+    def __init__(self, connect: Callable[[], Iterator[Frame]], *, age_s: float, endless: bool) -> None:
+        self.dropped = 0
+        self._connect, self._age_s, self._endless = connect, age_s, endless
+        self._bell = Condition()
+        self._slot: tuple[Frame, float] | None = None
+        self._finished = False
+        self._error: InputError | None = None
+        self._stop = Event()
+        self._thread = Thread(target=self._read, name="camera", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        return self._finished and self._slot is None and self._error is None
+
+    def next(self) -> Frame | None:
+        with self._bell:
+            self._bell.wait_for(lambda: self._slot or self._finished, timeout=self._age_s)
+            slot, self._slot = self._slot, None
+        if slot is None and self._error is not None:
+            raise self._error
+        if slot is None or monotonic() - slot[1] > self._age_s:
+            return None
+        return slot[0]
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=READ_S)
+
+    def _read(self) -> None:
+        try:
+            self._read_on()
+        except InputError as error:
+            self._error = error
+        finally:
+            with self._bell:
+                self._finished = True
+                self._bell.notify()
+
+    def _read_on(self) -> None:
+        pause, run = RECONNECT_S[0], 0
+        while not self._stop.is_set():
+            for frame in self._connect():
+                self._put(frame._replace(run=frame.run + run))
+                pause = RECONNECT_S[0]
+                if self._stop.is_set():
+                    return
+            if not self._endless:
+                return
+            run += 1
+            self._stop.wait(pause)
+            pause = min(2 * pause, RECONNECT_S[1])
+
+    def _put(self, frame: Frame) -> None:
+        with self._bell:
+            self.dropped += self._slot is not None
+            self._slot = frame, monotonic()
+            self._bell.notify()
+
+
+def open_camera(settings: Settings, spec: FootageSpec) -> Camera:
+    """The camera that the settings name, with pictures as the model's `spec` wants them.
+
+    Raises:
+      InputError: the file or folder is missing or broken, or the embedded line's PLC cannot listen on its port.
+    """
+    camera = settings.camera
+    age_s = max(FRAME_AGE_S, 2.5 / spec.rate_hz)
+    if camera.source == "line":
+        port = int(settings.plc.address.rpartition(":")[2]) if settings.plc else 0
+        return Live(_line(camera.seed, port, spec), age_s=age_s, endless=False)
+    if "://" in camera.source:
+        return Live(lambda: _stream(camera.source, spec), age_s=age_s, endless=True)
+    frames = _file(Path(camera.source), spec, loop=camera.loop)
+    frames = chain([next(frames)], frames)
+    return Replay(frames) if camera.replay else Live(lambda: _paced(frames), age_s=age_s, endless=False)
+
+
+def _file(path: Path, spec: FootageSpec, *, loop: bool) -> Iterator[Frame]:
+    time, run, again = 0.0, 0, True
+    while again:
+        start, first_run = time, run
+        for picture in video.frames(path, spec):
+            time, run = start + picture.time, first_run + picture.run
+            yield Frame(picture.image, time, run)
+        time, run, again = time + 1 / spec.rate_hz, run + 1, loop
+
+
+def _paced(frames: Iterator[Frame]) -> Iterator[Frame]:
+    start = monotonic()
+    for frame in frames:
+        sleep(max(0.0, start + frame.time - monotonic()))
+        yield frame
+
+
+def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
+    """Frames of a network stream at the model's rate, by the time of their arrival; it ends where the stream fails."""
+    try:
+        with av.open(
+            url, timeout=(OPEN_S, READ_S), options={"rtsp_transport": "tcp", "fflags": "nobuffer"}
+        ) as container:
+            due = monotonic()
+            for picture in container.decode(video=0):
+                if (now := monotonic()) < due:
+                    continue
+                due = max(due + 1 / spec.rate_hz, now - 1 / spec.rate_hz)
+                rgb = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
+                yield Frame(video.prepare(rgb, spec), now, 0)
+    except (av.FFmpegError, OSError):
+        return
+
+
+def _line(seed: int, port: int, spec: FootageSpec) -> Callable[[], Iterator[Frame]]:
+    """The embedded line in a process of its own, at real-time pace, with its PLC in another."""
+    context = multiprocessing.get_context("spawn")
+    pipe, remote = context.Pipe(duplex=False)
+    child = context.Process(target=_film, args=(remote, seed, port, spec), name="line", daemon=True)
+    child.start()
+    remote.close()
+    ready = pipe.recv()
+    if isinstance(ready, InputError):
+        raise ready
+
+    def frames() -> Iterator[Frame]:
+        with pipe:
+            while True:
+                try:
+                    image, time = pipe.recv()
+                except EOFError:
+                    return
+                yield Frame(image, time, 0)
+
+    return frames
+
+
+def _film(pipe: Connection, seed: int, port: int, spec: FootageSpec) -> None:
+    """Runs in the child: the line, one scan every 20 ms, until nobody watches."""
+    from runtime.line.line import SCANS_PER_FRAME, SPEC, Line  # noqa: PLC0415 - the parent does without the physics
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the PLC goes too
+    if (spec.image, spec.rate_hz) != (SPEC.image, SPEC.rate_hz):
+        pipe.send(InputError("the bundle was not trained on the embedded line's pictures; choose another source."))
+        return
+    try:
+        with server.running(port=port) as plc, Line(seed, plc=plc.address) as line:
+            pipe.send("ready")
+            start = monotonic()
+            while True:
+                for _ in range(SCANS_PER_FRAME):
+                    line.scan()
+                    sleep(max(0.0, start + line.time - monotonic()))
+                frame = line.frame()
+                pipe.send((frame.image, frame.time))
+    except InputError as error:
+        pipe.send(error)
+    except (BrokenPipeError, ConnectionError):
+        return

@@ -1,0 +1,379 @@
+"""The line's camera: a z-buffer rasteriser in numpy. What does not move is drawn once; belts, cartons and gate each frame.
+
+Every surface is a quad: a corner, two edges and a texture. A quad's homography gives for each pixel of its bounding box
+the place on the quad and 1/depth; twice as many pixels a side are drawn as are given out.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.line import scene
+from runtime.line.textures import BELT_PERIOD, Texture, belt_texture, carton_textures, floor_texture, plain
+
+Array = NDArray[np.float32]
+
+SIZE: Final = 64
+VIEW_START: Final = -0.45  # where the view begins along the line, for a carton's centre
+
+EYE: Final = np.array([0.34, -0.80, 1.16])
+TARGET: Final = np.array([0.115, 0.01, 0.03])
+ROLL: Final = np.radians(58.0)
+FOCAL: Final = 1.52  # in image sides
+
+LIGHT: Final = np.array([-0.42, -0.36, 0.83]) / np.linalg.norm([-0.42, -0.36, 0.83])
+AMBIENT: Final = 0.52
+SHADOW: Final = 0.50
+
+SHOT_NOISE: Final = 0.012
+READ_NOISE: Final = 0.003
+FIXED_PATTERN: Final = 0.006
+
+
+class Scene(NamedTuple):
+    """What moves: cartons' poses [N, 8] (position, quaternion, lid angle), their prints, gate height, belts' travel."""
+
+    cartons: NDArray[np.float64]
+    prints: tuple[int, ...]
+    gate: float
+    travel: tuple[float, ...]
+
+
+class Quad(NamedTuple):
+    """A flat surface with its corner at `origin`; the texture's columns run along `across`, its rows along `down`."""
+
+    origin: NDArray[np.float64]
+    across: NDArray[np.float64]
+    down: NDArray[np.float64]
+    texture: Texture
+
+
+def photograph(view: Scene, time: float, seed: int) -> NDArray[np.uint8]:
+    """The frame [64, 64, 3] as the sensor gives it: light that drifts with `time`, shot and fixed-pattern noise."""
+    image = _render(view, SIZE) * _light(time, seed)
+    noise = np.random.default_rng([seed, round(time * 1000)]).standard_normal(image.shape, dtype=np.float32)
+    image = image + (READ_NOISE + SHOT_NOISE * np.sqrt(image)) * noise + _fixed_pattern()
+    return _to_bytes(image)
+
+
+def picture(view: Scene, size: int) -> NDArray[np.uint8]:
+    """The same view, [size, size, 3], in steady light and without noise."""
+    return _to_bytes(_render(view, size))
+
+
+def _to_bytes(image: Array) -> NDArray[np.uint8]:
+    return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def _light(time: float, seed: int) -> Array:
+    """Gain [64, 64, 3] of the light: brightness, tint and a gradient over the frame, each wandering slowly."""
+    rng = np.random.default_rng([seed, 1 << 32])
+    periods = np.array([41.0, 173.0, 811.0, 3607.0])
+    phases = rng.uniform(0.0, 2 * np.pi, (6, 4))
+    wander = np.sin(2 * np.pi * time / periods + phases) @ np.array([0.10, 0.25, 0.30, 0.35])
+    row, column = np.mgrid[-1.0 : 1.0 : SIZE * 1j, -1.0 : 1.0 : SIZE * 1j]
+    field = 1.0 + 0.07 * wander[0] + 0.04 * (wander[1] * row + wander[2] * column)
+    return (field[..., None] * (1.0 + 0.02 * wander[3:])).astype(np.float32)
+
+
+@cache
+def _fixed_pattern() -> Array:
+    return (FIXED_PATTERN * np.random.default_rng(7).standard_normal((SIZE, SIZE, 3))).astype(np.float32)
+
+
+# Projection
+
+
+def _projection(pixels: int) -> NDArray[np.float64]:
+    """The 3x4 matrix from homogeneous world coordinates to homogeneous pixel coordinates."""
+    forward = (TARGET - EYE) / np.linalg.norm(TARGET - EYE)
+    level = np.cross(forward, [0.0, 0.0, 1.0])
+    level /= np.linalg.norm(level)
+    below = np.cross(forward, level)
+    right = np.cos(ROLL) * level + np.sin(ROLL) * below
+    down = np.cos(ROLL) * below - np.sin(ROLL) * level
+    rotation = np.stack([right, down, forward])
+    intrinsics = np.array([[FOCAL * pixels, 0.0, pixels / 2], [0.0, FOCAL * pixels, pixels / 2], [0.0, 0.0, 1.0]])
+    return intrinsics @ np.column_stack([rotation, -rotation @ EYE])
+
+
+class _Canvas(NamedTuple):
+    """Colour [P, P, 3] and 1/depth [P, P] of what has been drawn."""
+
+    colour: Array
+    nearness: Array
+    projection: NDArray[np.float64]
+
+    def draw(self, quads: Iterable[Quad]) -> None:
+        """Draws the quads where they are nearer than what is there."""
+        origin, across, down, textures = zip(*quads, strict=True)
+        corners = np.stack([np.array(across), np.array(down), np.array(origin)], axis=2)
+        homographies = self.projection[:, :3] @ corners
+        homographies[:, :, 2] += self.projection[:, 3]
+        inverses = np.linalg.inv(homographies).astype(np.float32)
+        boxes = _bounds(homographies @ _CORNERS, len(self.colour))
+        for inverse, box, texture, light in zip(inverses, boxes, textures, _brightness(corners), strict=True):
+            x, y = _pixel_centres(box)
+            place = inverse[:, 0, None, None] * x + (inverse[:, 1, None, None] * y + inverse[:, 2, None, None])
+            nearness = place[2]
+            u, v = place[:2] / nearness
+            nearer = (u >= 0) & (u < 1) & (v >= 0) & (v < 1) & (nearness > self.nearness[box])
+            height, width, _ = texture.shape
+            texels = texture[(v[nearer] * height).astype(np.intp), (u[nearer] * width).astype(np.intp)]
+            self.colour[box][nearer] = texels * light
+            self.nearness[box][nearer] = nearness[nearer]
+
+    def shade(self, corners: NDArray[np.float64], ground: NDArray[np.bool_]) -> None:
+        """Darkens the convex hull of `corners` [N, 3] where the canvas shows `ground`."""
+        projected = self.projection[:, :3] @ corners.T + self.projection[:, 3:]
+        (box,) = _bounds(projected[None], len(self.colour))
+        x, y = _pixel_centres(box)
+        start = _hull((projected[:2] / projected[2]).T)[:, :, None, None]
+        edge = np.roll(start, -1, axis=0) - start
+        inside = np.all(edge[:, 0] * (y - start[:, 1]) >= edge[:, 1] * (x - start[:, 0]), axis=0)
+        self.colour[box][inside & ground[box]] *= np.float32(SHADOW)
+
+
+_CORNERS: Final = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+
+
+def _brightness(corners: NDArray[np.float64]) -> Array:
+    """How bright the light makes quads given as columns across, down and origin [N, 3, 3]."""
+    (ax, ay, az), (dx, dy, dz), origin = corners.transpose(2, 1, 0)
+    normal = np.stack([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx])
+    normal *= np.sign((normal * (EYE[:, None] - origin)).sum(0)) / np.sqrt((normal**2).sum(0))
+    return (AMBIENT + (1.0 - AMBIENT) * np.maximum(0.0, LIGHT @ normal)).astype(np.float32)
+
+
+def _bounds(projected: NDArray[np.float64], pixels: int) -> list[tuple[slice, slice]]:
+    """The rows and columns of the image that each set of homogeneous points [N, 3, M] spans."""
+    places = projected[:, :2] / projected[:, 2:]
+    low = np.clip(np.floor(places.min(axis=2)), 0, pixels).astype(int)
+    high = np.clip(np.ceil(places.max(axis=2)), 0, pixels).astype(int)
+    return [(slice(top, bottom), slice(left, right)) for (left, top), (right, bottom) in zip(low, high, strict=True)]
+
+
+def _pixel_centres(box: tuple[slice, slice]) -> tuple[Array, Array]:
+    """The columns' and the rows' centres of a part of the image, to be broadcast against one another."""
+    rows, columns = (np.arange(side.start, side.stop, dtype=np.float32) + np.float32(0.5) for side in box)
+    return columns, rows[:, None]
+
+
+def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The convex hull of points [N, 2], clockwise as seen on the image (Andrew's monotone chain)."""
+    ordered = sorted(map(tuple, points))
+
+    def chain(path: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        hull: list[tuple[float, ...]] = []
+        for x, y in path:
+            while len(hull) > 1 and (hull[-1][0] - hull[-2][0]) * (y - hull[-2][1]) <= (
+                hull[-1][1] - hull[-2][1]
+            ) * (x - hull[-2][0]):
+                hull.pop()
+            hull.append((x, y))
+        return hull[:-1]
+
+    return np.array(chain(ordered) + chain(reversed(ordered)))
+
+
+# The frame
+
+
+class _Backdrop(NamedTuple):
+    """What never moves, drawn once: its canvas, and for each belt the pixels that show it and their place on it."""
+
+    canvas: _Canvas
+    ground: NDArray[np.bool_]
+    belts: tuple[tuple[NDArray[np.intp], Array, NDArray[np.intp], Array], ...]  # pixels, x, texture row, brightness
+    textures: tuple[Texture, ...]
+
+
+@cache
+def _backdrop(size: int) -> _Backdrop:
+    pixels = 2 * size
+    projection = _projection(pixels)
+    canvas = _Canvas(
+        np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32), projection
+    )
+    canvas.draw(_floor(size))
+    belt_of = np.full((pixels, pixels), -1)
+    for index, belt in enumerate(scene.BELTS):
+        before = canvas.nearness.copy()
+        canvas.draw([_belt_quad(belt)])
+        belt_of[canvas.nearness > before] = index
+    ground = belt_of >= 0
+    canvas.colour[ground] = 1.0
+    for corners in _fixed_shadows():
+        canvas.shade(corners, ground)
+    before = canvas.nearness.copy()
+    canvas.draw(_fixtures())
+    ground &= canvas.nearness <= before
+    belts = []
+    textures = tuple(belt_texture(index, size) for index in range(len(scene.BELTS)))
+    to_ground = np.linalg.inv(projection[:, [0, 1, 3]])
+    for index in range(len(scene.BELTS)):
+        where = np.flatnonzero(ground & (belt_of == index))
+        x, y, w = to_ground @ np.stack([where % pixels + 0.5, where // pixels + 0.5, np.ones(len(where))])
+        across = (y / w + scene.BELT_HALF_WIDTH) / (2 * scene.BELT_HALF_WIDTH)
+        row = np.clip(across * textures[index].shape[0], 0, textures[index].shape[0] - 1).astype(np.intp)
+        brightness = canvas.colour.reshape(-1, 3)[where] * np.float32(AMBIENT + (1 - AMBIENT) * LIGHT[2])
+        belts.append((where, (x / w).astype(np.float32), row, brightness))
+    return _Backdrop(canvas, ground, tuple(belts), textures)
+
+
+def _render(view: Scene, size: int) -> Array:
+    """The clean frame [size, size, 3], about 0..1."""
+    backdrop = _backdrop(size)
+    canvas = backdrop.canvas._replace(
+        colour=backdrop.canvas.colour.copy(), nearness=backdrop.canvas.nearness.copy()
+    )
+    flat = canvas.colour.reshape(-1, 3)
+    for (where, x, row, brightness), texture, travel in zip(
+        backdrop.belts, backdrop.textures, view.travel, strict=True
+    ):
+        along = (x - np.float32(travel % BELT_PERIOD)) / np.float32(BELT_PERIOD) % 1.0
+        column = (along * texture.shape[1]).astype(np.intp) % texture.shape[1]
+        flat[where] = texture[row, column] * brightness
+    for pose in view.cartons:
+        canvas.shade(_carton_shadow(pose), backdrop.ground)
+    canvas.shade(_dropped(_box_corners(*_gate_box(view.gate))), backdrop.ground)
+    for pose, print_number in zip(view.cartons, view.prints, strict=True):
+        canvas.draw(_carton(pose, carton_textures(print_number, size)))
+    canvas.draw(_box(*_gate_box(view.gate), plain(0.96, 0.72, 0.10)))
+    colour = canvas.colour
+    return (colour[::2, ::2] + colour[::2, 1::2] + colour[1::2, ::2] + colour[1::2, 1::2]) / np.float32(4)
+
+
+# The things in it
+
+
+def _box(centre: NDArray[np.float64], half: NDArray[np.float64], texture: Texture) -> Iterator[Quad]:
+    """The three faces of an upright box that the camera sees."""
+    for axis in range(3):
+        side = np.zeros(3)
+        side[axis] = half[axis] if EYE[axis] > centre[axis] else -half[axis]
+        u, v = np.zeros(3), np.zeros(3)
+        u[(axis + 1) % 3], v[(axis + 2) % 3] = half[(axis + 1) % 3], half[(axis + 2) % 3]
+        yield Quad(centre + side - u - v, 2 * u, 2 * v, texture)
+
+
+def _box_corners(centre: NDArray[np.float64], half: NDArray[np.float64]) -> NDArray[np.float64]:
+    signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, 8).T
+    return centre + signs * half
+
+
+def _dropped(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The corners' shadows on the belts."""
+    return corners - corners[:, 2:] / LIGHT[2] * LIGHT
+
+
+def _wall(path: tuple[tuple[float, float], ...], thickness: float, texture: Texture) -> Iterator[Quad]:
+    """A rail of the scene's height along `path`, its far side at `thickness` in y: top and the side to the camera."""
+    up = np.array([0.0, 0.0, scene.RAIL_HEIGHT])
+    for (x0, y0), (x1, y1) in zip(path[:-1], path[1:], strict=True):
+        along = np.array([x1 - x0, y1 - y0, 0.0])
+        for y in (min(0.0, thickness), max(0.0, thickness)):
+            yield Quad(np.array([x0, y0 + y, 0.0]), along, up, texture)
+        yield Quad(np.array([x0, y0, scene.RAIL_HEIGHT]), along, np.array([0.0, thickness, 0.0]), texture)
+
+
+def _gate_box(height: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    half = np.array(scene.GATE_HALF)
+    return np.array([scene.GATE_X, 0.0, scene.GATE_FLOOR + half[2] + height]), half
+
+
+_FENCE_PATH: Final = ((scene.BELTS[0].start, scene.FENCE_Y), (scene.BELTS[-1].end, scene.FENCE_Y))
+
+
+def _belt_quad(belt: scene.Belt) -> Quad:
+    width = 2 * scene.BELT_HALF_WIDTH
+    origin = np.array([belt.start, -scene.BELT_HALF_WIDTH, 0.0])
+    return Quad(origin, np.array([belt.end - belt.start, 0.0, 0.0]), np.array([0.0, width, 0.0]), plain(1, 1, 1))
+
+
+def _floor(size: int) -> Iterator[Quad]:
+    yield Quad(
+        np.array([-2.5, -2.0, -0.55]), np.array([5.0, 0.0, 0.0]), np.array([0.0, 5.0, 0.0]), floor_texture(size)
+    )
+
+
+def _fixtures() -> Iterator[Quad]:
+    steel, frame, dark = plain(0.80, 0.83, 0.86), plain(0.30, 0.42, 0.56), plain(0.10, 0.10, 0.11)
+    for side in (-1, 1):
+        centre = np.array([0.0, side * (scene.BELT_HALF_WIDTH + 0.018), -0.03])
+        yield from _box(centre, np.array([1.05, 0.018, 0.045]), frame)
+    for belt in scene.BELTS[1:]:
+        centre = np.array([belt.start, 0.0, 0.0005])
+        yield from _box(centre, np.array([0.006, scene.BELT_HALF_WIDTH, 0.0005]), dark)
+    yield from _wall(_FENCE_PATH, scene.RAIL_THICKNESS, steel)
+    yield from _wall(scene.RAIL_PATH, -scene.RAIL_THICKNESS, steel)
+    yield from _lip()
+    for y in (-0.115, 0.115):
+        yield from _box(np.array([scene.GATE_X, y, 0.10]), np.array([0.008, 0.008, 0.10]), plain(0.36, 0.38, 0.41))
+
+
+def _lip() -> Iterator[Quad]:
+    """The hold-down lip in signal orange, and the arm that carries it from behind the fence."""
+    (x0, z0), (x1, z1) = scene.LIP_START, scene.LIP_END
+    half, thick = scene.LIP_HALF_WIDTH, scene.LIP_THICKNESS
+    along, wide = np.array([x1 - x0, 0.0, z1 - z0]), np.array([0.0, 2 * half, 0.0])
+    orange = plain(0.95, 0.42, 0.12)
+    yield Quad(np.array([x0, -half, z0 + thick]), along, wide, orange)
+    yield Quad(np.array([x0, -half, z0]), along, np.array([0.0, 0.0, thick]), orange)
+    yield from _box(*_lip_arm(), plain(0.36, 0.38, 0.41))
+    yield from _box(np.array([0.36, 0.135, 0.07]), np.array([0.012, 0.012, 0.07]), plain(0.36, 0.38, 0.41))
+
+
+def _lip_arm() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array([0.36, 0.075, 0.128]), np.array([0.008, 0.060, 0.008])
+
+
+def _fixed_shadows() -> Iterator[NDArray[np.float64]]:
+    (x0, z0), (x1, z1) = scene.LIP_START, scene.LIP_END
+    half = scene.LIP_HALF_WIDTH
+    yield _dropped(np.array([(x, y, z) for x, z in ((x0, z0), (x1, z1)) for y in (-half, half)]))
+    yield _dropped(_box_corners(*_lip_arm()))
+    for path, thickness in ((_FENCE_PATH, scene.RAIL_THICKNESS), (scene.RAIL_PATH, -scene.RAIL_THICKNESS)):
+        for a, b in zip(path[:-1], path[1:], strict=True):
+            yield _dropped(
+                np.array([(x, y + t, z) for x, y in (a, b) for t in (0.0, thickness) for z in (0.0, scene.RAIL_HEIGHT)])
+            )
+
+
+def _carton_axes(pose: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rotation [3, 3], the hinge's middle and the lid's direction (both in the world) of a carton's pose [8]."""
+    w, x, y, z = pose[3:7]
+    rotation = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    hinge = pose[:3] + rotation @ np.array([-scene.HALF_LENGTH, 0.0, scene.CARTON[2] / 2 + 0.001])
+    return rotation, hinge, rotation @ np.array([np.cos(pose[7]), 0.0, np.sin(pose[7])])
+
+
+def _carton_shadow(pose: NDArray[np.float64]) -> NDArray[np.float64]:
+    rotation, hinge, lid = _carton_axes(pose)
+    walls = pose[:3] + _box_corners(np.zeros(3), np.array(scene.CARTON) / 2) @ rotation.T
+    side, tip = rotation[:, 1] * scene.LID_WIDTH / 2, hinge + lid * scene.LID_LENGTH
+    return _dropped(np.vstack([walls, tip - side, tip + side]))
+
+
+def _carton(pose: NDArray[np.float64], textures: dict[str, Texture]) -> Iterator[Quad]:
+    """A carton's four walls, its open top and its lid; the lid shows its print from outside, board from inside."""
+    rotation, hinge, lid = _carton_axes(pose)
+    centre = pose[:3]
+    length, width, height = (rotation[:, axis] * scene.CARTON[axis] for axis in range(3))
+    for outward, along in ((length, width), (width, length), (-length, width), (-width, length)):
+        origin = centre + (outward - along + height) / 2
+        if outward @ (EYE - centre - outward / 2) > 0:
+            yield Quad(origin, along, -height, textures["side"])
+    yield Quad(centre + (height - length - width) / 2, length, width, textures["inside"])
+    side = rotation[:, 1] * scene.LID_WIDTH
+    from_above = (EYE - hinge) @ (rotation @ np.array([-np.sin(pose[7]), 0.0, np.cos(pose[7])])) > 0
+    yield Quad(hinge - side / 2, lid * scene.LID_LENGTH, side, textures["lid" if from_above else "board"])

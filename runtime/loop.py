@@ -1,0 +1,88 @@
+"""The thin loop: a frame through the model, the alarm, and into a command. It waits for nobody and touches nothing."""
+
+from math import isfinite
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import alarm
+from runtime.alarm import AlarmSettings, AlarmState
+from runtime.registers import Command, Mode
+from wm.bundle import Bundle
+from wm.surprise import Surprise
+
+VALID_FOR_MS = 500
+
+
+class Tick(NamedTuple):
+    """What one turn of the loop came to.
+
+    Attributes:
+      time: of the frame, seconds by the source's clock.
+      score: 1 is the alarm threshold; nan without a fresh camera and model.
+      alarm: the alarm and whether the feeder should be slowed, in any mode.
+      command: what goes to the PLC.
+      fault: why camera or model are not to be trusted now, None while they are.
+      surprise: all that the model said, None where it said nothing.
+    """
+
+    time: float
+    score: float
+    alarm: AlarmState
+    command: Command
+    fault: str | None = None
+    surprise: Surprise | None = None
+
+
+class Loop:
+    """One camera's monitor and alarm. The same `tick` runs in real time, in replay and in the lock-step demo."""
+
+    def __init__(self, bundle: Bundle, settings: AlarmSettings, mode: Mode) -> None:
+        self._bundle, self._settings, self._mode = bundle, settings, mode
+        self._heartbeat = 0
+        self._monitor, self._alarm = bundle.start(), AlarmState()
+
+    def warm_up(self) -> None:
+        """Compiles the model, so that the first frame does not wait for it."""
+        shape = self._bundle.spec.image
+        blank = None if shape is None else np.zeros(shape, np.uint8)
+        self._bundle.watch(self._bundle.start(), self._bundle.observation(blank), self._bundle.action())
+
+    def tick(
+        self,
+        image: NDArray[np.uint8],
+        sensors: NDArray[np.float32] | None,
+        action: NDArray[np.float32] | None,
+        time: float,
+    ) -> Tick:
+        """One fresh frame.
+
+        Args:
+          image: [H, W, C]. sensors: [S], or None while the PLC does not tell. action: [A], likewise.
+          time: seconds by the source's clock.
+        """
+        observation = self._bundle.observation(image, sensors)
+        taken = self._bundle.action() if action is None else jnp.asarray(action)
+        self._monitor, surprise = self._bundle.watch(self._monitor, observation, taken)
+        score = float(surprise.score)
+        if not isfinite(score):
+            return self.fault("the model's score is not a number", time)
+        self._heartbeat += 1
+        self._alarm = alarm.step(self._settings, self._alarm, score)
+        return Tick(time, score, self._alarm, self._command(score), None, surprise)
+
+    def fault(self, reason: str, time: float) -> Tick:
+        """A turn without a trusted score: the heartbeat stands still, the request is withdrawn, the monitor forgets."""
+        self.restart()
+        return Tick(time, float("nan"), self._alarm, self._command(0.0), reason)
+
+    def restart(self) -> None:
+        """Forgets what was seen: what comes next is not the sequel."""
+        self._monitor, self._alarm = self._bundle.start(), AlarmState()
+
+    def _command(self, score: float) -> Command:
+        return alarm.command(
+            self._settings, self._alarm, self._mode, heartbeat=self._heartbeat, score=score, valid_for_ms=VALID_FOR_MS
+        )

@@ -1,0 +1,139 @@
+"""A runtime: camera, loop, PLC and log, held together until the camera ends or somebody says stop."""
+
+import json
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.alarm import AlarmSettings
+from runtime.camera import open_camera
+from runtime.loop import Loop, Tick
+from runtime.plc import Fault, PlcClient, PlcLink
+from runtime.registers import RegisterMap, Status, read_map
+from runtime.settings import Settings
+from wm import bundle
+from wm.config import FootageSpec
+from wm.errors import InputError
+
+log = logging.getLogger("flinch")
+
+
+def run(settings: Settings) -> None:
+    """Watches until the camera ends or SIGINT or SIGTERM comes; the last write to the PLC withdraws the request.
+
+    Raises:
+      InputError: bundle, camera or register map cannot be used.
+    """
+    model = bundle.load(settings.bundle)
+    spec, act = model.spec, settings.act
+    if spec.image is None:
+        raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
+    registers = None if settings.plc is None else read_map(settings.plc.registers)
+    values = None if registers is None else Values.of(registers, spec, settings)
+    alarm = AlarmSettings.of(model.alarm, spec.rate_hz, hold_s=act.hold_s, slow_to=act.slow_to)
+    loop = Loop(model, alarm, settings.mode_number)
+    loop.warm_up()
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    camera = open_camera(settings, spec)
+    link = None
+    if settings.plc is not None and registers is not None:
+        link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
+    run_number, time = 0, 0.0
+    try:
+        with open_log(settings.out) as ticks:
+            tick_log = TickLog(ticks)
+            while not stop.is_set():
+                frame = camera.next()
+                if frame is None and camera.ended:
+                    break
+                status = None if link is None else link.latest()
+                if frame is None:
+                    tick = loop.fault("no fresh frame from the camera", time)
+                else:
+                    if frame.run != run_number:
+                        loop.restart()
+                    run_number, time = frame.run, frame.time
+                    sensors, action = (None, None) if values is None else values.pick(status)
+                    tick = loop.tick(frame.image, sensors, action, frame.time)
+                if link is not None:
+                    link.post(tick.command)
+                tick_log.write(tick, status, camera.dropped)
+    finally:
+        if link is not None:
+            link.close(loop.fault("stopped", time).command)
+        camera.close()
+
+
+@dataclass(frozen=True)
+class Values:
+    """Where in the PLC's tags the model's sensors and actions stand."""
+
+    sensors: tuple[int, ...]
+    actions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, registers: RegisterMap, spec: FootageSpec, settings: Settings) -> "Values":
+        """Raises InputError where the register map lacks a tag that the model needs."""
+        names = registers.tag_names
+        for name in (*spec.tags, *spec.actions):
+            if name not in names:
+                raise InputError(
+                    f"{settings.plc and settings.plc.registers}: has no tag '{name}', which the model in "
+                    f"{settings.bundle} needs; add it to the register map."
+                )
+        return cls(tuple(names.index(name) for name in spec.tags), tuple(names.index(name) for name in spec.actions))
+
+    def pick(self, status: Status | Fault | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Sensors [S] and action [A], or nothing while the PLC does not tell."""
+        if not isinstance(status, Status):
+            return None, None
+        tags = np.asarray(status.tags, np.float32)
+        return tags[list(self.sensors)], tags[list(self.actions)]
+
+
+def open_log(out: Path) -> IO[str]:
+    """Opens ticks.jsonl of the run; raises InputError where the folder cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return (out / "ticks.jsonl").open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another 'out'.") from error
+
+
+class TickLog:
+    """One JSON line a tick, and a line in the log where something changes."""
+
+    def __init__(self, ticks: IO[str]) -> None:
+        self._ticks = ticks
+        self._alarm, self._fault, self._plc = False, "", ""
+
+    def write(self, tick: Tick, status: Status | Fault | None, dropped: int) -> None:
+        plc_fault = status.reason if isinstance(status, Fault) else ""
+        line = {
+            "time": round(tick.time, 3),
+            "score": None if tick.fault else round(tick.score, 4),
+            "alarm": tick.alarm.on,
+            "slow": tick.alarm.slow,
+            "heartbeat": tick.command.heartbeat,
+            "speed_request": tick.command.speed_request,
+            "fault": tick.fault,
+            "plc": plc_fault or None,
+            "in_force": isinstance(status, Status) and status.in_force,
+            "dropped": dropped,
+        }
+        self._ticks.write(json.dumps(line) + "\n")
+        if tick.alarm.on != self._alarm:
+            log.info("%s at %.1f s, score %.2f", "alarm" if tick.alarm.on else "alarm ends", tick.time, tick.score)
+        if (tick.fault or "") != self._fault:
+            log.warning("%s at %.1f s", tick.fault or "camera and model are fresh again", tick.time)
+        if plc_fault != self._plc:
+            log.warning("%s", plc_fault or "PLC answers")
+        self._alarm, self._fault, self._plc = tick.alarm.on, tick.fault or "", plc_fault

@@ -1,0 +1,51 @@
+"""Shared fixtures: small made-up footage, and where the real data lies."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+
+from wm.config import FootageSpec
+from wm.data.footage import Footage, FootageWriter
+
+settings.register_profile("flinch", deadline=None)
+settings.load_profile("flinch")
+
+BOX_SPEC = FootageSpec(rate_hz=10.0, image=(16, 16, 3), tags=("eye", "speed"), actions=("setpoint",))
+
+
+def box_frame(t: int, episode: int = 0) -> NDArray[np.uint8]:
+    """A bright box that moves one pixel a frame; the red of two corner pixels tells the frame and the episode."""
+    frame = np.full((16, 16, 3), 40, np.uint8)
+    frame[6:10, (t + np.arange(4)) % 16] = 220
+    frame[0, 0, 0], frame[0, 1, 0] = t % 256, episode
+    return frame
+
+
+def write_box_footage(path: Path, train: Sequence[int], holdout: Sequence[int] = ()) -> Footage:
+    """Footage of the moving box with episodes of these lengths; sensors are (t, episode), the action is t / 1000."""
+    with FootageWriter(path, BOX_SPEC, {"seed": 0}) as writer:
+        for number, (split, length) in enumerate([*(("train", n) for n in train), *(("holdout", n) for n in holdout)]):
+            with writer.episode(split, f"box {number}") as episode:
+                for t in range(length):
+                    episode.append(box_frame(t, number), (t, number), (t / 1000,), t / BOX_SPEC.rate_hz)
+    return Footage.open(path)
+
+
+@pytest.fixture(scope="session")
+def box_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
+    """Three training episodes of 100, 33 and 12 frames, and one of 40 held out."""
+    return write_box_footage(tmp_path_factory.mktemp("box") / "footage", train=(100, 33, 12), holdout=(40,))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real data sets, in FLINCH_DATA or ../shared/data; tests that need them are skipped where they are missing."""
+    folder = Path(os.environ.get("FLINCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no real data: set FLINCH_DATA to the folder that holds clips/ and ucsd_ped2/")
+    return folder

@@ -1,0 +1,76 @@
+"""The alarm: delays counted in frames, and what each mode lets through to the PLC."""
+
+from math import nan
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.alarm import AlarmSettings, AlarmState, command, step
+from runtime.registers import Mode
+from wm.config import AlarmConfig
+
+SETTINGS = AlarmSettings(on_frames=3, off_frames=5, hold_frames=20, slow_to=0.15)
+
+
+def run(scores: list[float], settings: AlarmSettings = SETTINGS) -> list[AlarmState]:
+    states, state = [], AlarmState()
+    for score in scores:
+        state = step(settings, state, score)
+        states.append(state)
+    return states
+
+
+def test_the_alarm_comes_after_the_on_delay_and_not_before() -> None:
+    assert [state.on for state in run([1.0] * 4)] == [False, False, True, True]
+
+
+def test_one_score_below_the_threshold_starts_the_on_delay_again() -> None:
+    assert not any(state.on for state in run([2.0, 2.0, 0.9, 2.0, 2.0, 0.9]))
+
+
+def test_the_alarm_goes_after_the_off_delay() -> None:
+    states = run([2.0] * 3 + [0.5] * 4 + [2.0] + [0.5] * 5)
+    assert [state.on for state in states] == [False] * 2 + [True] * 10 + [False]
+
+
+def test_the_feeder_is_slowed_at_once_and_for_at_least_the_hold() -> None:
+    states = run([2.0] * 3 + [0.0] * 40)
+    slowed = [i for i, state in enumerate(states) if state.slow]
+    assert slowed == list(range(2, 22))
+
+
+def test_the_feeder_stays_slow_until_the_alarm_ends() -> None:
+    states = run([2.0] * 50 + [0.0] * 6)
+    assert [state.slow for state in states[2:]] == [state.on for state in states[2:]]
+    assert states[49].slow
+    assert not states[-1].slow
+
+
+def test_a_score_that_is_not_a_number_never_raises_the_alarm() -> None:
+    assert not any(state.on for state in run([nan] * 10))
+
+
+@given(st.lists(st.floats(0, 2), max_size=200))
+def test_the_alarm_is_on_exactly_as_the_calibration_counts_it(scores: list[float]) -> None:
+    states = run(scores)
+    for t, state in enumerate(states):
+        if not (states[t - 1].on if t else False):
+            last = scores[max(0, t - 2) : t + 1]
+            assert state.on == (len(last) == 3 and min(last) >= 1.0)
+        assert state.slow or not state.on
+
+
+@pytest.mark.parametrize(
+    ("mode", "alarm", "score", "speed"),
+    [(Mode.OFF, 0, 0.0, 1.0), (Mode.SHADOW, 0, 1.7, 1.0), (Mode.ADVISE, 1, 1.7, 1.0), (Mode.ACT, 1, 1.7, 0.15)],
+)
+def test_each_mode_lets_through_only_its_part(mode: Mode, alarm: int, score: float, speed: float) -> None:
+    written = command(SETTINGS, AlarmState(on=True, slow=True), mode, heartbeat=4, score=1.7, valid_for_ms=500)
+    assert (written.mode, written.alarm, written.score, written.speed_request) == (mode, alarm, score, speed)
+    assert (written.heartbeat, written.valid_for_ms) == (4, 500)
+
+
+def test_the_delays_come_from_the_bundle() -> None:
+    settings = AlarmSettings.of(AlarmConfig(on_delay_s=0.3, off_delay_s=1.0), 10.0, hold_s=2.0, slow_to=0.15)
+    assert settings == AlarmSettings(3, 10, 20, 0.15)

@@ -1,0 +1,271 @@
+"""The loop, and the runtime as a process, with a real if untrained model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from runtime.__main__ import Flags, main
+from runtime.alarm import AlarmSettings
+from runtime.line import server
+from runtime.line.rack import REGISTERS
+from runtime.loop import Loop, Tick
+from runtime.plc import Fault, PlcClient
+from runtime.registers import Mode, Status, read_map
+from wm import bundle, model, surprise
+from wm.bundle import Bundle
+from wm.config import FootageSpec, ModelConfig, MonitorConfig
+from wm.errors import InputError
+from wm.types import Normaliser
+
+SPEC = FootageSpec(rate_hz=10.0, image=(16, 16, 3))
+LINE_SPEC = FootageSpec(
+    rate_hz=10.0,
+    image=(64, 64, 3),
+    tags=("infeed_eye", "gate_eye", "blocked_s", "feeder_speed", "cartons_per_minute"),
+    actions=("feeder_setpoint",),
+)
+ALARM = AlarmSettings(on_frames=3, off_frames=10, hold_frames=20, slow_to=0.15)
+MAP = read_map(REGISTERS)
+
+
+def untrained(spec: FootageSpec, threshold: float) -> Bundle:
+    """Every frame surprises it a little: with a tiny threshold always too much, with a large one never."""
+    config, monitor = ModelConfig.of(spec, "debug"), MonitorConfig(horizons_s=(0.0, 2.0))
+    sizes = (len(spec.tags), len(spec.tags), len(spec.actions), len(spec.actions))
+    normaliser = Normaliser(*(jnp.ones(size) for size in sizes))
+    variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
+    calibration = surprise.uncalibrated(config, monitor).replace(threshold=jnp.asarray(threshold, jnp.float32))
+    return Bundle(spec, config, variables, calibration, monitor)
+
+
+def watch(loop: Loop, frames: int) -> list[Tick]:
+    pictures = np.random.default_rng(0).integers(0, 255, (frames, 16, 16, 3), dtype=np.uint8)
+    return [loop.tick(picture, None, None, t / 10) for t, picture in enumerate(pictures)]
+
+
+@pytest.fixture(scope="module")
+def anxious() -> Bundle:
+    return untrained(SPEC, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def calm(anxious: Bundle) -> Bundle:
+    assert anxious.calibration is not None
+    return replace(anxious, calibration=anxious.calibration.replace(threshold=jnp.asarray(1e6, jnp.float32)))
+
+
+def test_the_heartbeat_advances_with_every_fresh_frame_and_stands_still_without(calm: Bundle) -> None:
+    loop = Loop(calm, ALARM, Mode.ACT)
+    assert [tick.command.heartbeat for tick in watch(loop, 3)] == [1, 2, 3]
+    fault = loop.fault("no fresh frame from the camera", 0.3)
+    assert (fault.command.heartbeat, fault.fault) == (3, "no fresh frame from the camera")
+    assert watch(loop, 1)[0].command.heartbeat == 4
+
+
+def test_a_surprise_that_lasts_slows_the_feeder_until_the_camera_fails(anxious: Bundle) -> None:
+    loop = Loop(anxious, ALARM, Mode.ACT)
+    ticks = watch(loop, 12)
+    on = next(i for i, tick in enumerate(ticks) if tick.alarm.on)
+    assert [tick.command.speed_request for tick in ticks] == [1.0] * on + [0.15] * (12 - on)
+    assert min(tick.score for tick in ticks[on - 2 : on + 1]) >= 1.0
+    withdrawn = loop.fault("no fresh frame from the camera", 1.2).command
+    assert (withdrawn.alarm, withdrawn.speed_request) == (False, 1.0)
+
+
+def test_normal_running_asks_for_nothing(calm: Bundle) -> None:
+    assert all(
+        tick.command.speed_request == 1.0 and not tick.alarm.on for tick in watch(Loop(calm, ALARM, Mode.ACT), 9)
+    )
+
+
+def test_the_same_frames_give_the_same_ticks(calm: Bundle) -> None:
+    first, second = (watch(Loop(calm, ALARM, Mode.ACT), 8) for _ in range(2))
+    assert [(tick.score, tick.command) for tick in first] == [(tick.score, tick.command) for tick in second]
+
+
+def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> None:
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), calm.variables)
+    ticks = watch(Loop(replace(calm, variables=broken), ALARM, Mode.ACT), 2)
+    assert ticks[1].fault == "the model's score is not a number"
+    assert ticks[1].command.heartbeat == ticks[0].command.heartbeat
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip of three seconds and a bundle that always alarms."""
+    folder = tmp_path_factory.mktemp("shop")
+    with av.open(str(folder / "belt.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(30):
+            pixels = np.roll(np.eye(32, dtype=np.uint8) * 255, number, axis=1)[..., None].repeat(3, axis=-1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    bundle.save(untrained(LINE_SPEC, 1e-6), folder / "anxious")
+    return folder
+
+
+def settings_file(tmp_path: Path, **values: Any) -> Path:
+    """Settings of a runtime that writes to tmp_path/run; values are TOML literals, `section__key` for a section's."""
+    sections: dict[str, list[str]] = {"": [f'out = "{tmp_path / "run"}"']}
+    for key, value in values.items():
+        section, _, name = key.rpartition("__")
+        sections.setdefault(section, []).append(
+            f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
+        )
+    lines = ["\n".join([f"[{section}]"] * bool(section) + keys) for section, keys in sections.items()]
+    file = tmp_path / "settings.toml"
+    file.write_text("\n".join(lines))
+    return file
+
+
+def start(settings: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "runtime", "--settings", str(settings)]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(settings.parent.parent),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | cache)
+
+
+def ticks_of(tmp_path: Path) -> list[dict[str, Any]]:
+    file = tmp_path / "run" / "ticks.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def wait_for(wanted: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if wanted():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came")
+
+
+def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Path) -> None:
+    settings = settings_file(
+        tmp_path,
+        bundle=shop / "anxious",
+        camera__source=shop / "belt.mp4",
+        camera__replay=True,
+        plc__address="127.0.0.1:1",
+        plc__registers=REGISTERS,
+    )
+    process = start(settings)
+    assert process.wait(120) == 0
+    ticks = ticks_of(tmp_path)
+    assert [tick["time"] for tick in ticks] == pytest.approx([i / 10 for i in range(30)])
+    assert all(tick["score"] is not None and tick["speed_request"] == 1.0 for tick in ticks)
+    assert ticks[-1]["alarm"] and ticks[-1]["slow"]
+    assert ticks[-1]["plc"] == "PLC 127.0.0.1:1: no connection"
+
+
+def test_told_to_stop_the_runtime_withdraws_its_request_and_killed_it_is_forgotten(shop: Path, tmp_path: Path) -> None:
+    with server.running() as plc:
+        settings = settings_file(
+            tmp_path,
+            bundle=shop / "anxious",
+            mode="act",
+            camera__source=shop / "belt.mp4",
+            camera__loop=True,
+            plc__address=plc.address,
+            plc__registers=REGISTERS,
+        )
+        onlooker = PlcClient(plc.address, MAP)
+
+        def in_force() -> bool:
+            status = onlooker.read()
+            return isinstance(status, Status) and status.in_force
+
+        process = start(settings)
+        wait_for(in_force)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert onlooker._read_area(time.monotonic() + 5)[0][2:6] == [Mode.ACT, 0, 0, 1000]
+
+        process = start(settings)
+        wait_for(in_force)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not in_force())
+        onlooker.close()
+
+
+def test_the_runtime_watches_the_embedded_line_and_its_plc_obeys(shop: Path, tmp_path: Path) -> None:
+    with server.running() as somewhere:
+        free = somewhere.address
+    settings = settings_file(
+        tmp_path,
+        bundle=shop / "anxious",
+        mode="act",
+        camera__source="line",
+        plc__address=free,
+        plc__registers=REGISTERS,
+    )
+    process = start(settings)
+    wait_for(lambda: any(tick["in_force"] for tick in ticks_of(tmp_path)) or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert isinstance(PlcClient(free, MAP).read(), Fault)
+
+
+def test_what_cannot_be_used_is_one_sentence_and_exit_code_two_and_leaves_nothing(shop: Path, tmp_path: Path) -> None:
+    process = start(settings_file(tmp_path, bundle=shop / "nowhere", camera__source=shop / "belt.mp4"))
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "nowhere is not a bundle" in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_video_leaves_nothing(shop: Path, tmp_path: Path) -> None:
+    settings = settings_file(tmp_path, bundle=shop / "anxious", camera__source=shop / "missing.mp4")
+    with pytest.raises(InputError, match=r"missing\.mp4"):
+        main(Flags(settings=settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_register_map_without_the_models_tags_is_refused(shop: Path, tmp_path: Path) -> None:
+    registers = tmp_path / "registers.toml"
+    registers.write_text("address = 0\ntags = []")
+    settings = settings_file(
+        tmp_path,
+        bundle=shop / "anxious",
+        camera__source=shop / "belt.mp4",
+        plc__address="127.0.0.1:1",
+        plc__registers=registers,
+    )
+    with pytest.raises(InputError, match="has no tag 'infeed_eye'"):
+        main(Flags(settings=settings))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        Flags(),
+        Flags(demo=True, settings=Path("x")),
+        Flags(demo=True, seeds="1"),
+        Flags(demo=True, seeds="1,x", out=Path("o")),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_refused(flags: Flags) -> None:
+    with pytest.raises(InputError):
+        main(flags)
+
+
+def test_an_unknown_flag_is_refused() -> None:
+    result = subprocess.run([sys.executable, "-m", "runtime", "--sedings=x"], capture_output=True, check=False)
+    assert result.returncode == 2

@@ -1,0 +1,56 @@
+"""Settings: the shipped example is right, and every mistake is one clear sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.line.rack import REGISTERS
+from runtime.registers import Mode, read_map
+from runtime.settings import read_settings
+from wm.errors import InputError
+
+EXAMPLE = REGISTERS.with_name("line.toml")
+
+
+def test_the_shipped_example_is_valid_and_names_the_shipped_register_map() -> None:
+    settings = read_settings(EXAMPLE)
+    assert settings.mode_number is Mode.ACT
+    assert settings.plc is not None
+    assert read_map(EXAMPLE.parents[2] / settings.plc.registers) == read_map(REGISTERS)
+
+
+def test_shadow_is_the_mode_of_those_who_do_not_choose(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('bundle = "b"\nout = "o"\n[camera]\nsource = "belt.mp4"\n')
+    settings = read_settings(file)
+    assert settings.mode_number is Mode.SHADOW
+    assert settings.plc is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("mode =", "mood ="), "unknown key 'mood'"),
+        (('"act"', '"attack"'), "key 'mode'"),
+        (("slow_to = 0.15", "slow_to = 1.5"), "key 'act.slow_to'"),
+        (("slow_to = 0.15", "slow_to = nan"), "key 'act.slow_to'"),
+        (("hold_s = 2.0", 'hold_s = "long"'), "key 'act.hold_s'"),
+        (("127.0.0.1:5020", "127.0.0.1"), "key 'plc.address'"),
+        (("unit = 1", "unit = 999"), "key 'plc.unit'"),
+        (("bundle =", "# bundle ="), "key 'bundle' is missing"),
+        (("[camera]", "[camera"), "is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(
+    tmp_path: Path, change: tuple[str, str], complaint: str
+) -> None:
+    text = EXAMPLE.read_text()
+    assert change[0] in text
+    file = tmp_path / "settings.toml"
+    file.write_text(text.replace(*change, 1))
+    with pytest.raises(InputError) as error:
+        read_settings(file)
+    message = str(error.value)
+    assert message.startswith(str(file))
+    assert complaint in message
+    assert "\n" not in message

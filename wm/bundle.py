@@ -1,0 +1,249 @@
+"""The one artefact that is deployed: a folder with everything that the monitor needs and nothing of the footage.
+
+    arrays/         Orbax: parameters, normaliser, calibration
+    bundle.json     model, monitor and alarm configuration, the footage's spec, the recipe that made it
+    card.md         the same in plain words
+    checksums.json  SHA-256 of every other file
+
+It loads on a CPU whatever it was trained on; a damaged one is refused by name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax import Array
+
+from wm import model, surprise
+from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
+from wm.errors import InputError
+from wm.surprise import Calibration, MonitorState, Surprise
+from wm.types import Normaliser, Observation
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A world model with its monitor, ready to watch.
+
+    Attributes:
+      spec: the pictures, tags and actions that it expects.
+      calibration: None until `experiments.calibrate` has run.
+      recipe: how it was made: commands, seeds, fingerprint of the footage, metrics.
+    """
+
+    spec: FootageSpec
+    config: ModelConfig
+    variables: model.Variables
+    calibration: Calibration | None = None
+    monitor: MonitorConfig = MonitorConfig()
+    alarm: AlarmConfig = AlarmConfig()
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def start(self) -> MonitorState:
+        """The monitor's state before the first frame."""
+        return surprise.start(self.config, self.monitor, self.spec.rate_hz)
+
+    def observation(self, image: np.ndarray | None, sensors: np.ndarray | None = None) -> Observation:
+        """A frame with its tags; tags that are not known stand at their mean."""
+        mean = self.variables["normaliser"].sensor_mean
+        return Observation(image, mean if sensors is None else jnp.asarray(sensors, jnp.float32))
+
+    def action(self) -> Array:
+        """The action that was usual in the footage, `[A]`."""
+        return self.variables["normaliser"].action_mean
+
+    def watch(self, state: MonitorState, observation: Observation, action: Array) -> tuple[MonitorState, Surprise]:
+        """One frame through `wm.surprise.watch`, compiled once.
+
+        Raises:
+          InputError: the bundle is not calibrated.
+        """
+        return _watch(*self._static(), self.variables, self._calibrated(), state, observation, action, _KEY)
+
+    def replay(
+        self, state: MonitorState, observations: Observation, actions: Array
+    ) -> tuple[MonitorState, Array, Array]:
+        """`[T]` frames through the same function under scan: the state, scores `[T]` and errors `[T, Q, P]`. Without a
+        calibration the scores mean nothing and the errors are right.
+        """
+        calibration = self.calibration or surprise.uncalibrated(self.config, self.monitor)
+        return _replay(*self._static(), self.variables, calibration, state, observations, actions, _KEY)
+
+    def predict(self, state: MonitorState, actions: Array) -> model.Prediction:
+        """What follows the present under `[K, A]` actions: pictures `[K, H, W, C]` and sensors `[K, S]`."""
+        return _predict(self.config, self.variables, state, actions, jax.random.fold_in(_KEY, state.tick))
+
+    def _static(self) -> tuple[ModelConfig, MonitorConfig, float]:
+        return self.config, self.monitor, self.spec.rate_hz
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise InputError("this bundle is not calibrated; run experiments.calibrate on normal footage first.")
+        return self.calibration
+
+
+_KEY = jax.random.key(0)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _watch(
+    config: ModelConfig,
+    monitor: MonitorConfig,
+    rate_hz: float,
+    params: model.Variables,
+    calibration: Calibration,
+    state: MonitorState,
+    observation: Observation,
+    action: Array,
+    key: Array,
+) -> tuple[MonitorState, Surprise]:
+    key = jax.random.fold_in(key, state.tick)
+    return surprise.watch(config, monitor, rate_hz, params, calibration, state, observation, action, key)
+
+
+_replay = jax.jit(surprise.replay, static_argnums=(0, 1, 2))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(
+    config: ModelConfig, variables: model.Variables, state: MonitorState, actions: Array, key: Array
+) -> model.Prediction:
+    present = jax.tree.map(lambda x: x[None], state.latent)
+    states, _ = model.imagine(config, variables, present, actions[None], key)
+    return jax.tree.map(lambda x: x[0], model.decode(config, variables, states))
+
+
+def save(bundle: Bundle, path: Path) -> None:
+    """Writes the folder; it appears at `path` whole or not at all.
+
+    Raises:
+      InputError: something is there already.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists already; choose another folder for the bundle or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save((building / "arrays").absolute(), _arrays(bundle))
+        (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")
+        (building / "card.md").write_text(_card(bundle))
+        (building / "checksums.json").write_text(json.dumps(_checksums(building), indent=2) + "\n")
+        for file in building.rglob("*"):
+            _sync(file)
+        building.chmod(0o755)
+        building.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def load(path: str | Path) -> Bundle:
+    """Reads a bundle after checking every byte of it.
+
+    Raises:
+      InputError: there is no bundle at `path`, or a file of it is missing, foreign or damaged; the message names it.
+    """
+    path = Path(path)
+    try:
+        recorded = json.loads((path / "checksums.json").read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is not a bundle (it has no checksums.json); give the folder that experiments.train wrote."
+        )
+    except ValueError:
+        raise InputError(f"{path / 'checksums.json'} is damaged; copy the bundle again from where it was made.")
+    found = _checksums(path)
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
+            state = "missing" if name not in found else "not part of the bundle" if name not in recorded else "damaged"
+            raise InputError(f"{path / name} is {state}; copy the bundle again from where it was made.")
+    document = json.loads((path / "bundle.json").read_text())
+    if document["format"] != FORMAT:
+        raise InputError(f"{path} has bundle format {document['format']}, this version reads {FORMAT}; train it again.")
+    spec = from_json(FootageSpec, document["spec"])
+    config = from_json(ModelConfig, document["model"])
+    monitor = from_json(MonitorConfig, document["monitor"])
+    target = jax.eval_shape(lambda: _template(config, monitor, document["calibrated"]))
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore((path / "arrays").absolute(), target)
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    return Bundle(
+        spec,
+        config,
+        {"params": arrays["params"], "normaliser": arrays["normaliser"]},
+        arrays["calibration"] if document["calibrated"] else None,
+        monitor,
+        from_json(AlarmConfig, document["alarm"]),
+        document["recipe"],
+    )
+
+
+def _template(config: ModelConfig, monitor: MonitorConfig, calibrated: bool) -> dict[str, Any]:
+    normaliser = Normaliser(*(jnp.zeros(n) for n in (config.sensors, config.sensors, config.actions, config.actions)))
+    variables = model.init(config, normaliser, jax.random.key(0))
+    return variables | ({"calibration": surprise.uncalibrated(config, monitor)} if calibrated else {})
+
+
+def _arrays(bundle: Bundle) -> dict[str, Any]:
+    return bundle.variables | ({} if bundle.calibration is None else {"calibration": bundle.calibration})
+
+
+def _document(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "calibrated": bundle.calibration is not None,
+        "spec": to_json(bundle.spec),
+        "model": to_json(bundle.config),
+        "monitor": to_json(bundle.monitor),
+        "alarm": to_json(bundle.alarm),
+        "recipe": bundle.recipe,
+    }
+
+
+def _card(bundle: Bundle) -> str:
+    spec, parameters = bundle.spec, sum(x.size for x in jax.tree.leaves(bundle.variables["params"]))
+    sees = f"{spec.image[1]}x{spec.image[0]} pixels" if spec.image else "no camera"
+    lines = [
+        "# Flinch bundle",
+        "",
+        f"A world model of {parameters:,} parameters that watches one line: {sees} at {spec.rate_hz:g} frames a second, "
+        f"tags {', '.join(spec.tags) or 'none'}, actions {', '.join(spec.actions) or 'none'}.",
+        "",
+        "It knows only what its footage showed. It advises; the PLC keeps its interlocks and the last word.",
+        "",
+        "Calibrated." if bundle.calibration is not None else "Not calibrated: it cannot raise alarms yet.",
+        "",
+        "## How it was made",
+        "",
+        "```json",
+        json.dumps(bundle.recipe, indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file != path / "checksums.json")
+    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)

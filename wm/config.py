@@ -1,0 +1,175 @@
+"""Frozen static configuration: the only place with defaults. Nothing traced lives here."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from wm.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FootageSpec:
+    """What a folder of footage holds; the model takes its input shapes from here.
+
+    Attributes:
+      rate_hz: frames a second.
+      image: (height, width, channels) in pixels, or None where no camera was recorded.
+      tags: names of the sensors, in the order of their columns.
+      actions: names of the actions, in the order of their columns.
+      crop: (left, top, width, height) in source pixels that was cut before scaling, or None for the whole frame.
+    """
+
+    rate_hz: float
+    image: tuple[int, int, int] | None
+    tags: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    crop: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the world model. `size` picks a preset; `of` fits it to footage.
+
+    Attributes:
+      image, sensors, actions: input shapes, from the footage.
+      patch: side in pixels of the square patch of a cell; the latent grid has one cell a patch.
+      embed: units of the embedding of a patch.
+      deter: deterministic units of a cell.
+      groups, classes: categoricals of a cell and values of each.
+      hidden: units of the hidden layers. decoder: units of the decoder's widest layer.
+      unimix: share of the uniform distribution in every categorical (DreamerV3, section "World model learning").
+    """
+
+    image: tuple[int, int, int] | None
+    sensors: int
+    actions: int
+    patch: int = 8
+    embed: int = 48
+    deter: int = 48
+    groups: int = 4
+    classes: int = 8
+    hidden: int = 64
+    decoder: int = 128
+    unimix: float = 0.01
+
+    @classmethod
+    def of(cls, spec: FootageSpec, size: str) -> "ModelConfig":
+        """The preset `size` for footage of this `spec`.
+
+        Raises:
+          InputError: `size` is no preset, or the picture cannot be cut into whole patches.
+        """
+        if size not in PRESETS:
+            raise InputError(f"model size '{size}' is unknown; choose one of {', '.join(PRESETS)}.")
+        config = cls(spec.image, len(spec.tags), len(spec.actions), **PRESETS[size])
+        if spec.image and (spec.image[0] % config.patch or spec.image[1] % config.patch):
+            height, width, _ = spec.image
+            raise InputError(
+                f"footage of {height}x{width} pixels cannot be cut into patches of {config.patch}; "
+                f"ingest it at a multiple of {config.patch}."
+            )
+        return config
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the latent grid; a model without a camera has a single cell."""
+        return (self.image[0] // self.patch, self.image[1] // self.patch) if self.image else (1, 1)
+
+    @property
+    def cells(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "debug": dict(embed=16, deter=16, groups=2, classes=4, hidden=16, decoder=16),
+    "small": {},
+    "base": dict(embed=96, deter=128, groups=8, classes=8, hidden=192, decoder=256),
+    "large": dict(embed=256, deter=384, groups=16, classes=16, hidden=512, decoder=768),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a world model is fitted. Times are counted in frames.
+
+    Attributes:
+      batch: windows a step. context: frames filtered before the open loop starts. open_loop: frames predicted from
+        there with the prior alone. decoded: frames decoded in each of the two, at random times.
+      learning_rate: peak of the cosine schedule. warmup: steps of its linear rise. clip: global gradient norm.
+      free_nats: KL below which a frame costs nothing. beta_dynamics, beta_representation: weights of the two sides
+        of the balanced KL (DreamerV3, equation 3). beta_open_loop, beta_sensors: weights of the open-loop
+        reconstruction and of the sensors beside the picture's.
+    """
+
+    steps: int = 10_000
+    batch: int = 8
+    context: int = 16
+    open_loop: int = 16
+    decoded: int = 6
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    clip: float = 30.0
+    free_nats: float = 1.0
+    beta_dynamics: float = 1.0
+    beta_representation: float = 0.1
+    beta_open_loop: float = 1.0
+    beta_sensors: float = 1.0
+
+    @property
+    def length(self) -> int:
+        """Frames of a training window."""
+        return self.context + self.open_loop
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What `watch` compares and how it combines.
+
+    Attributes:
+      horizons_s: seconds between a forecast and the frame it is compared with; 0 stands for one frame.
+      shown_s: seconds ahead of the forecast that is decoded for people.
+      worst: how many of the worst patches make the score.
+    """
+
+    horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
+    shown_s: float = 2.0
+    worst: int = 3
+
+    def horizons(self, rate_hz: float) -> tuple[int, ...]:
+        """The horizons in frames, each at least one."""
+        return tuple(max(1, round(seconds * rate_hz)) for seconds in self.horizons_s)
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """When a score becomes an alarm. The threshold is calibrated with these, so they travel in the bundle.
+
+    Attributes:
+      on_delay_s: seconds that the score must stay at or above 1 before the alarm comes.
+      off_delay_s: seconds that it must stay below 1 before the alarm goes.
+    """
+
+    on_delay_s: float = 0.3
+    off_delay_s: float = 1.0
+
+    def on_delay(self, rate_hz: float) -> int:
+        """Frames in a row at or above 1 that raise the alarm, at least one."""
+        return max(1, round(self.on_delay_s * rate_hz))
+
+    def off_delay(self, rate_hz: float) -> int:
+        """Frames in a row below 1 that end it, at least one."""
+        return max(1, round(self.off_delay_s * rate_hz))
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_json(cls: type[T], values: dict[str, Any]) -> T:
+    """The config that `to_json` wrote. Raises pydantic.ValidationError where a value is missing or of another type."""
+    return TypeAdapter(cls).validate_python(values)

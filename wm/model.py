@@ -1,0 +1,216 @@
+"""The world model as pure functions of its variables: `init`, `encode`, `obs_step`, `img_step`, `observe`, `imagine`,
+`decode`, `loss`.
+
+`variables` is a plain nested dict: `params` is learnt, `normaliser` holds the mean and standard deviation of the
+footage's sensors and actions. No function here knows which network library made them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import Array
+
+from wm import rssm
+from wm.config import ModelConfig, TrainConfig
+from wm.nets import Encoder, ImageDecoder, SensorDecoder, sample_one_hot, symlog
+from wm.types import Batch, LatentState, Normaliser, Observation
+
+Variables = dict[str, Any]
+
+
+@struct.dataclass
+class Prediction:
+    """What the decoder says of a latent state.
+
+    Attributes:
+      image: `[..., H, W, C]` float32, 0..1 where the model is right, or None without a camera.
+      sensors: `[..., S]` float32, symlog of the normalised tags.
+    """
+
+    image: Array | None
+    sensors: Array
+
+
+class _Networks(nn.Module):
+    config: ModelConfig
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config)
+        self.rssm = rssm.RSSM(self.config)
+        if self.config.image:
+            self.image_decoder = ImageDecoder(self.config)
+        if self.config.sensors:
+            self.sensor_decoder = SensorDecoder(self.config)
+
+    def encode(self, image: Array | None, sensors: Array) -> Array:
+        return self.encoder(image, sensors)
+
+    def advance(self, state: LatentState, action: Array) -> Array:
+        return self.rssm.advance(state, action)
+
+    def prior(self, deter: Array) -> Array:
+        return self.rssm.prior(deter)
+
+    def posterior(self, deter: Array, embedding: Array) -> Array:
+        return self.rssm.posterior(deter, embedding)
+
+    def decode(self, features: Array) -> Prediction:
+        return Prediction(
+            self.image_decoder(features) if self.config.image else None,
+            self.sensor_decoder(features) if self.config.sensors else jnp.zeros((*features.shape[:-2], 0)),
+        )
+
+    def everything(self, image: Array | None, sensors: Array, action: Array) -> Prediction:
+        embedding = self.encode(image, sensors)
+        state = rssm.start(self.config, sensors.shape[:-1])
+        deter = self.advance(state, action)
+        self.posterior(deter, embedding), self.prior(deter)
+        return self.decode(rssm.flatten(state))
+
+
+def init(config: ModelConfig, normaliser: Normaliser, key: Array) -> Variables:
+    """Fresh variables."""
+    image = jnp.zeros(config.image) if config.image else None
+    params = _Networks(config).init(
+        key, image, jnp.zeros(config.sensors), jnp.zeros(config.actions), method="everything"
+    )["params"]
+    return {"params": params, "normaliser": normaliser}
+
+
+def encode(config: ModelConfig, variables: Variables, observation: Observation) -> Array:
+    """Embeddings `[..., N, embed]` of raw observations."""
+    image = None if observation.image is None else observation.image.astype(jnp.float32) / 255.0
+    return _apply(config, variables, "encode", image, variables["normaliser"].sensors(observation.sensors))
+
+
+def img_step(
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array
+) -> tuple[LatentState, Array]:
+    """One frame ahead without looking: the next state, its categoricals drawn from the prior, and the prior's log
+    probabilities `[..., N, G, V]`. `action` `[..., A]` is raw.
+    """
+    deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
+    prior = _apply(config, variables, "prior", deter)
+    return LatentState(deter, sample_one_hot(key, prior)), prior
+
+
+def obs_step(
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, embedding: Array, key: Array
+) -> tuple[LatentState, Array]:
+    """One frame ahead, then the look: the next state, its categoricals drawn from the posterior, and the posterior's
+    log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw and led to the frame of `embedding`.
+    """
+    deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
+    posterior = _apply(config, variables, "posterior", deter, embedding)
+    return LatentState(deter, sample_one_hot(key, posterior)), posterior
+
+
+def observe(
+    config: ModelConfig, variables: Variables, state: LatentState, embedding: Array, action: Array, key: Array
+) -> tuple[LatentState, Array]:
+    """Filters `[B, T]` embeddings and actions from `state` `[B]`: all states and posteriors, `[B, T]`."""
+
+    def step(state: LatentState, inputs: tuple[Array, Array, Array]) -> tuple[LatentState, tuple[LatentState, Array]]:
+        action, embedding, key = inputs
+        state, posterior = obs_step(config, variables, state, action, embedding, key)
+        return state, (state, posterior)
+
+    inputs = (_time_first(action), _time_first(embedding), jax.random.split(key, action.shape[1]))
+    _, outputs = jax.lax.scan(step, state, inputs)
+    return jax.tree.map(_time_first, outputs)
+
+
+def imagine(
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array
+) -> tuple[LatentState, Array]:
+    """Rolls the prior forward from `state` `[B]` under `action` `[B, K, A]`: all states and priors, `[B, K]`."""
+
+    def step(state: LatentState, inputs: tuple[Array, Array]) -> tuple[LatentState, tuple[LatentState, Array]]:
+        action, key = inputs
+        state, prior = img_step(config, variables, state, action, key)
+        return state, (state, prior)
+
+    _, outputs = jax.lax.scan(step, state, (_time_first(action), jax.random.split(key, action.shape[1])))
+    return jax.tree.map(_time_first, outputs)
+
+
+def prior(config: ModelConfig, variables: Variables, deter: Array) -> Array:
+    """The prior's log probabilities `[..., N, G, V]` at deterministic states `[..., N, D]`."""
+    return _apply(config, variables, "prior", deter)
+
+
+def decode(config: ModelConfig, variables: Variables, state: LatentState) -> Prediction:
+    """What the camera and the sensors should show in `state`."""
+    return _apply(config, variables, "decode", rssm.flatten(state))
+
+
+def image_error(prediction: Prediction, observation: Observation) -> Array:
+    """Squared error of a picture in 0..1 units, `[..., H, W, C]`."""
+    assert prediction.image is not None and observation.image is not None
+    return jnp.square(prediction.image - observation.image.astype(jnp.float32) / 255.0)
+
+
+def sensor_error(variables: Variables, prediction: Prediction, observation: Observation) -> Array:
+    """Squared error of the sensors in symlog of their normalised values, `[..., S]`."""
+    return jnp.square(prediction.sensors - symlog(variables["normaliser"].sensors(observation.sensors)))
+
+
+def loss(
+    config: ModelConfig, train: TrainConfig, variables: Variables, batch: Batch, key: Array
+) -> tuple[Array, dict[str, Array]]:
+    """Loss of a `[B, T]` batch, T = context + open_loop, and its named terms, each a mean over windows and frames.
+
+    The reconstruction of filtered states, the reconstruction of an open-loop rollout that starts after the context
+    (both at random frames: decoding is what costs), the balanced KL with free nats (DreamerV3, equations 2 and 3).
+    """
+    keys = iter(jax.random.split(key, 5))
+    size = batch.action.shape[0]
+    embedding = encode(config, variables, batch.observation)
+    states, posterior = observe(config, variables, rssm.start(config, (size,)), embedding, batch.action, next(keys))
+    priors = prior(config, variables, states.deter)
+
+    def reconstruction(states: LatentState, observation: Observation, key: Array) -> dict[str, Array]:
+        times = jax.random.choice(key, states.deter.shape[1], (train.decoded,), replace=False)
+        states, observation = jax.tree.map(lambda x: x[:, times], (states, observation))
+        prediction = decode(config, variables, states)
+        terms = {}
+        if config.image:
+            terms["image"] = jnp.sum(image_error(prediction, observation), axis=(-3, -2, -1)).mean()
+        if config.sensors:
+            terms["sensors"] = jnp.sum(sensor_error(variables, prediction, observation), axis=-1).mean()
+        return terms
+
+    terms = reconstruction(states, batch.observation, next(keys))
+    ahead = jax.tree.map(lambda x: x[:, train.context :], batch)
+    launch = jax.tree.map(lambda x: x[:, train.context - 1], states)
+    dream, _ = imagine(config, variables, launch, ahead.action, next(keys))
+    for name, value in reconstruction(dream, ahead.observation, next(keys)).items():
+        terms[f"open_loop_{name}"] = value
+
+    still = jax.lax.stop_gradient
+    for name, divergence in {
+        "kl_dynamics": rssm.kl(still(posterior), priors),
+        "kl_representation": rssm.kl(posterior, still(priors)),
+    }.items():
+        terms[name] = jnp.maximum(divergence.sum(axis=-1), train.free_nats).mean()
+
+    weights = {
+        "image": 1.0,
+        "sensors": train.beta_sensors,
+        "open_loop_image": train.beta_open_loop,
+        "open_loop_sensors": train.beta_open_loop * train.beta_sensors,
+        "kl_dynamics": train.beta_dynamics,
+        "kl_representation": train.beta_representation,
+    }
+    return sum((weights[name] * value for name, value in terms.items()), jnp.zeros(())), terms
+
+
+def _apply(config: ModelConfig, variables: Variables, method: str, *args: Any) -> Any:
+    return _Networks(config).apply({"params": variables["params"]}, *args, method=method)
+
+
+def _time_first(x: Array) -> Array:
+    return jnp.swapaxes(x, 0, 1)

@@ -1,0 +1,182 @@
+"""The monitor: one pure step that filters a frame, keeps the forecasts in flight, and scores what arrived.
+
+Every tick launches a forecast. It stays in flight for K frames, moved on by the prior alone under the action that was
+really taken, so that slowing the feeder is never a surprise in itself. A frame is compared with the forecasts that were
+launched 1 frame, 0.5, 1, 2 and 3 s before it, in pixels, in latent space (posterior against prior) and in the sensors,
+each error divided by what is normal for that horizon and that place.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from wm import model, rssm
+from wm.config import ModelConfig, MonitorConfig
+from wm.nets import to_patches
+from wm.types import LatentState, Observation
+
+
+@struct.dataclass
+class Calibration:
+    """What is normal, learnt from held-out normal footage.
+
+    Attributes:
+      scale: `[Q, P]` float32, normal error of a place at a horizon.
+      level: `[Q, M]` float32, normal level of a horizon's worst places, for pictures, latents and sensors (M = 3).
+      threshold: `[]` float32, the raw score at which a score is 1.
+    """
+
+    scale: Array
+    level: Array
+    threshold: Array
+
+
+@struct.dataclass
+class MonitorState:
+    """What the monitor remembers between two frames of one camera.
+
+    Attributes:
+      latent: `[N, ...]`, the filtered present.
+      in_flight: `[K, N, ...]`, where forecast k was launched k+1 frames ago and stands for the present.
+      tick: `[]` int32, frames seen.
+    """
+
+    latent: LatentState
+    in_flight: LatentState
+    tick: Array
+
+
+@struct.dataclass
+class Surprise:
+    """What one frame told.
+
+    Attributes:
+      score: `[]` float32; 1 is the alarm threshold.
+      map: `[rows, columns]` float32, surprise of every patch; 1 is the upper end of what is normal there.
+      errors: `[Q, P]` float32 raw errors: N patches (mean squared, 0..1 units), N cells (nats), S sensors.
+      expected: `[H, W, C]` float32, the present as it was forecast `shown_s` ago, or None without a camera.
+      forecast: `[H, W, C]` float32, the picture `shown_s` from now if the action stays, or None.
+    """
+
+    score: Array
+    map: Array
+    errors: Array
+    expected: Array | None
+    forecast: Array | None
+
+
+def uncalibrated(config: ModelConfig, monitor: MonitorConfig) -> Calibration:
+    """A calibration that leaves errors as they are."""
+    horizons = len(monitor.horizons_s)
+    return Calibration(jnp.ones((horizons, 2 * config.cells + config.sensors)), jnp.ones((horizons, 3)), jnp.ones(()))
+
+
+def start(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> MonitorState:
+    """The state before the first frame."""
+    longest = max(monitor.horizons(rate_hz))
+    return MonitorState(rssm.start(config, ()), rssm.start(config, (longest,)), jnp.zeros((), jnp.int32))
+
+
+def watch(
+    config: ModelConfig,
+    monitor: MonitorConfig,
+    rate_hz: float,
+    params: model.Variables,
+    calibration: Calibration,
+    state: MonitorState,
+    observation: Observation,
+    action: Array,
+    key: Array,
+) -> tuple[MonitorState, Surprise]:
+    """One step of the monitor for one camera.
+
+    Args:
+      config, monitor, rate_hz: static.
+      params: variables of the world model.
+      observation: `[...]` without leading axes. action: `[A]`, what led to this frame.
+      key: a fresh key a tick.
+    """
+    filter_key, flight_key, forecast_key = jax.random.split(key, 3)
+    horizons = monitor.horizons(rate_hz)
+    compared = jnp.array(horizons) - 1
+
+    embedding = model.encode(config, params, observation)
+    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, filter_key)
+
+    launched = jax.tree.map(
+        lambda now, flying: jnp.concatenate([now[None], flying[:-1]]), state.latent, state.in_flight
+    )
+    actions = jnp.broadcast_to(action, (launched.deter.shape[0], *action.shape))
+    in_flight, priors = model.img_step(config, params, launched, actions, flight_key)
+    arrived = jax.tree.map(lambda x: x[compared], in_flight)
+    prediction = model.decode(config, params, arrived)
+    errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors[compared]))
+    in_time = jnp.array(horizons) <= state.tick
+    ratio = jnp.where(in_time[:, None], errors / calibration.scale, 0.0)
+    score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
+
+    shown = round(monitor.shown_s * rate_hz)
+    held = jnp.broadcast_to(action, (1, shown, *action.shape))
+    ahead, _ = model.imagine(config, params, jax.tree.map(lambda x: x[None], latent), held, forecast_key)
+    forecast = model.decode(config, params, jax.tree.map(lambda x: x[0, -1], ahead)).image
+    expected = None if prediction.image is None else prediction.image[horizons.index(shown)]
+
+    places = ratio[:, : config.cells] + ratio[:, config.cells : 2 * config.cells]
+    surprise = Surprise(score, places.mean(axis=0).reshape(config.grid) / 2.0, errors, expected, forecast)
+    return MonitorState(latent, in_flight, state.tick + 1), surprise
+
+
+def levels(config: ModelConfig, monitor: MonitorConfig, ratio: Array) -> Array:
+    """Mean of the worst places of each horizon for pictures, latents and sensors: `[..., Q, P]` to `[..., Q, 3]`. A
+    small flap must not drown in a quiet picture.
+    """
+    parts = jnp.split(ratio, [config.cells, 2 * config.cells], axis=-1)
+
+    def worst(part: Array) -> Array:
+        count = min(monitor.worst, part.shape[-1])
+        return jax.lax.top_k(part, count)[0].mean(axis=-1) if count else jnp.zeros(part.shape[:-1])
+
+    return jnp.stack([worst(part) for part in parts], axis=-1)
+
+
+def combine(config: ModelConfig, monitor: MonitorConfig, ratio: Array, level: Array) -> Array:
+    """Raw score of normalised errors: `[..., Q, P]` to `[...]`."""
+    return jnp.mean(levels(config, monitor, ratio) / level, axis=(-2, -1))
+
+
+def _errors(
+    config: ModelConfig, params: model.Variables, prediction: model.Prediction, observation: Observation, kl: Array
+) -> Array:
+    """Raw errors of every place at every horizon, `[Q, P]`."""
+    horizons = kl.shape[0]
+    image = jnp.zeros((horizons, config.cells))
+    if config.image:
+        image = to_patches(model.image_error(prediction, observation), config.patch).mean(axis=-1)
+    return jnp.concatenate([image, kl, model.sensor_error(params, prediction, observation)], axis=-1)
+
+
+def replay(
+    config: ModelConfig,
+    monitor: MonitorConfig,
+    rate_hz: float,
+    params: model.Variables,
+    calibration: Calibration,
+    state: MonitorState,
+    observations: Observation,
+    actions: Array,
+    key: Array,
+) -> tuple[MonitorState, Array, Array]:
+    """`watch` under scan over `[T]` recorded frames, its key folded with the tick as the runtime does.
+
+    Returns the state, the scores `[T]` and the errors `[T, Q, P]`.
+    """
+
+    def step(state: MonitorState, inputs: tuple[Observation, Array]) -> tuple[MonitorState, tuple[Array, Array]]:
+        observation, action = inputs
+        tick_key = jax.random.fold_in(key, state.tick)
+        state, surprise = watch(config, monitor, rate_hz, params, calibration, state, observation, action, tick_key)
+        return state, (surprise.score, surprise.errors)
+
+    state, (scores, errors) = jax.lax.scan(step, state, (observations, actions))
+    return state, scores, errors

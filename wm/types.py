@@ -1,0 +1,69 @@
+"""Typed arrays that travel between the parts, and the one glossary of shape letters.
+
+    B  batch            T  time (frames)      H, W, C  image height, width, channels
+    S  sensors (tags)   A  actions            N  cells of the latent grid (places in the image)
+    D  deterministic units of a cell          G, V  categoricals of a cell, values of each
+    K  frames of the longest horizon          Q  horizons that are compared      P  places that are scored
+
+`...` stands for any leading axes. Images are uint8 RGB; everything else is float32 unless a field says otherwise.
+"""
+
+from flax import struct
+from jax import Array
+
+
+@struct.dataclass
+class Observation:
+    """What arrived at one instant.
+
+    Attributes:
+      image: `[..., H, W, C]` uint8, or None for a model without a camera.
+      sensors: `[..., S]` float32, PLC tags in engineering units; S may be 0.
+    """
+
+    image: Array | None
+    sensors: Array
+
+
+@struct.dataclass
+class Batch:
+    """Windows of footage. `action[:, t]` was in force from frame t-1 to frame t: it is what led to frame t.
+
+    Attributes:
+      observation: leading axes `[B, T]`.
+      action: `[B, T, A]` float32 in engineering units; A may be 0.
+    """
+
+    observation: Observation
+    action: Array
+
+
+@struct.dataclass
+class LatentState:
+    """State of the RSSM, one cell for each place.
+
+    Attributes:
+      deter: `[..., N, D]` deterministic memory.
+      stoch: `[..., N, G, V]` one-hot sample of the categoricals.
+    """
+
+    deter: Array
+    stoch: Array
+
+
+@struct.dataclass
+class Normaliser:
+    """Mean and standard deviation of the footage's tags and actions; each `[S]` or `[A]` float32."""
+
+    sensor_mean: Array
+    sensor_std: Array
+    action_mean: Array
+    action_std: Array
+
+    def sensors(self, raw: Array) -> Array:
+        """Tags `[..., S]` in units of their standard deviation."""
+        return (raw - self.sensor_mean) / self.sensor_std
+
+    def actions(self, raw: Array) -> Array:
+        """Actions `[..., A]` in units of their standard deviation."""
+        return (raw - self.action_mean) / self.action_std
