@@ -51,7 +51,7 @@ def run(flags: Flags) -> None:
     bundle.save(model, flags.out)
     Console(stderr=True).print(
         f"threshold {promise.threshold:.3f} (90 % interval {promise.low:.3f} to {promise.high:.3f}) for "
-        f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of normal footage\n"
+        f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of footage\n"
         f"wrote {flags.out}",
         highlight=False,
     )

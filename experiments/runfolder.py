@@ -87,7 +87,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class History:
-    """progress.jsonl of a run: one line a report, kept over restarts; a line that is told again replaces the old one."""
+    """progress.jsonl of a run: one line a report, kept over restarts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -46,6 +46,7 @@ def run(flags: Flags) -> None:
             f"{progress.seconds_left / 60:5.1f} min left  loss {progress.terms['loss']:8.2f}  "
             + ("" if progress.held_out is None else f"held-out open-loop error {progress.held_out:.5f}"),
             highlight=False,
+            soft_wrap=True,
         )
 
     variables = train.fit(footage, config, settings, folder / "checkpoints", flags.seed, report)

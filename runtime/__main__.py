@@ -2,6 +2,7 @@
 that is good for on the embedded line."""
 
 import logging
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,9 @@ class Flags:
     demo: bool = False
     """Run the embedded line twice from one snapshot, without and with Flinch."""
     seeds: str = ""
-    """Seeds of the demo's runs, separated by commas."""
+    """Seeds of the demo's runs, separated by commas; they need --out."""
     out: Path | None = None
-    """Folder for the demo's summary and video."""
+    """Folder for the demo's summary and video, runs/demo if not given."""
 
 
 def main(flags: Flags) -> int:
@@ -35,12 +36,13 @@ def main(flags: Flags) -> int:
 
         run(read_settings(flags.settings))
         return 0
-    if flags.out is None:
-        raise InputError("--demo needs --out DIR; give the folder for its summary and video.")
-    seeds = _seeds(flags.seeds)
+    if flags.seeds and flags.out is None:
+        raise InputError("--seeds needs --out DIR; give the folder for the summary and video of these runs.")
+    seeds = _seeds(flags.seeds) if flags.seeds else None
     from runtime import demo  # noqa: PLC0415
 
-    return demo.run(seeds, flags.out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no PLC process outlives the demo
+    return demo.run(demo.DEMO_SEEDS if seeds is None else seeds, flags.out or demo.DEMO_OUT)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -58,3 +60,5 @@ if __name__ == "__main__":
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

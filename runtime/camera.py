@@ -71,7 +71,7 @@ class Replay:
 
 
 class Live:
-    """A thread reads; `next` gives the latest frame, once, if it is fresh.
+    """A thread reads, from the first `next` on; `next` gives the latest frame, once, if it is fresh.
 
     Args:
       connect: opens the stream; it is called again, after a pause, when a stream that is `endless` breaks off.
@@ -87,13 +87,14 @@ class Live:
         self._error: InputError | None = None
         self._stop = Event()
         self._thread = Thread(target=self._read, name="camera", daemon=True)
-        self._thread.start()
 
     @property
     def ended(self) -> bool:
         return self._finished and self._slot is None and self._error is None
 
     def next(self) -> Frame | None:
+        if self._thread.ident is None:
+            self._thread.start()
         with self._bell:
             self._bell.wait_for(lambda: self._slot or self._finished, timeout=self._age_s)
             slot, self._slot = self._slot, None
@@ -105,7 +106,8 @@ class Live:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(timeout=READ_S)
+        if self._thread.is_alive():
+            self._thread.join(timeout=READ_S)
 
     def _read(self) -> None:
         try:
@@ -142,13 +144,13 @@ def open_camera(settings: Settings, spec: FootageSpec) -> Camera:
     """The camera that the settings name, with pictures as the model's `spec` wants them.
 
     Raises:
-      InputError: the file or folder is missing or broken, or the embedded line's PLC cannot listen on its port.
+      InputError: the file or folder is missing or broken.
     """
     camera = settings.camera
     age_s = max(FRAME_AGE_S, 2.5 / spec.rate_hz)
     if camera.source == "line":
         port = int(settings.plc.address.rpartition(":")[2]) if settings.plc else 0
-        return Live(_line(camera.seed, port, spec), age_s=age_s, endless=False)
+        return Live(lambda: _line(camera.seed, port, spec), age_s=age_s, endless=False)
     if "://" in camera.source:
         return Live(lambda: _stream(camera.source, spec), age_s=age_s, endless=True)
     frames = _file(Path(camera.source), spec, loop=camera.loop)
@@ -190,27 +192,23 @@ def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
         return
 
 
-def _line(seed: int, port: int, spec: FootageSpec) -> Callable[[], Iterator[Frame]]:
-    """The embedded line in a process of its own, at real-time pace, with its PLC in another."""
+def _line(seed: int, port: int, spec: FootageSpec) -> Iterator[Frame]:
+    """The embedded line in a process of its own, at real-time pace, with its PLC in another; InputError where it
+    cannot start or stops."""
     context = multiprocessing.get_context("spawn")
     pipe, remote = context.Pipe(duplex=False)
-    child = context.Process(target=_film, args=(remote, seed, port, spec), name="line", daemon=True)
-    child.start()
+    context.Process(target=_film, args=(remote, seed, port, spec), name="line", daemon=True).start()
     remote.close()
-    ready = pipe.recv()
-    if isinstance(ready, InputError):
-        raise ready
-
-    def frames() -> Iterator[Frame]:
-        with pipe:
-            while True:
-                try:
-                    image, time = pipe.recv()
-                except EOFError:
-                    return
-                yield Frame(image, time, 0)
-
-    return frames
+    with pipe:
+        while True:
+            try:
+                item = pipe.recv()
+            except EOFError as error:
+                raise InputError("the embedded line has stopped; start the runtime again.") from error
+            if isinstance(item, InputError):
+                raise item
+            image, time = item
+            yield Frame(image, time, 0)
 
 
 def _film(pipe: Connection, seed: int, port: int, spec: FootageSpec) -> None:
@@ -224,7 +222,6 @@ def _film(pipe: Connection, seed: int, port: int, spec: FootageSpec) -> None:
         return
     try:
         with server.running(port=port) as plc, Line(seed, plc=plc.address) as line:
-            pipe.send("ready")
             start = monotonic()
             while True:
                 for _ in range(SCANS_PER_FRAME):

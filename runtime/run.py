@@ -38,11 +38,11 @@ def run(settings: Settings) -> None:
     values = None if registers is None else Values.of(registers, spec, settings)
     alarm = AlarmSettings.of(model.alarm, spec.rate_hz, hold_s=act.hold_s, slow_to=act.slow_to)
     loop = Loop(model, alarm, settings.mode_number)
+    camera = open_camera(settings, spec)
     loop.warm_up()
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    camera = open_camera(settings, spec)
     link = None
     if settings.plc is not None and registers is not None:
         link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))

@@ -4,13 +4,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from wm.config import FootageSpec
+from wm import model, surprise
+from wm.bundle import Bundle
+from wm.config import FootageSpec, ModelConfig, MonitorConfig
 from wm.data.footage import Footage, FootageWriter
+from wm.types import Normaliser
 
 settings.register_profile("flinch", deadline=None)
 settings.load_profile("flinch")
@@ -49,3 +54,12 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set FLINCH_DATA to the folder that holds clips/ and ucsd_ped2/")
     return folder
+
+
+def noise_bundle(config: ModelConfig, *, rate_hz: float, tags: tuple[str, ...], actions: tuple[str, ...]) -> Bundle:
+    """A bundle with untrained weights and a calibration that divides by one."""
+    shapes = (config.sensors, config.sensors, config.actions, config.actions)
+    normaliser = Normaliser(*(jnp.full(n, float(value)) for n, value in zip(shapes, (0, 1, 0, 1), strict=True)))
+    variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
+    spec = FootageSpec(rate_hz, config.image, tags, actions)
+    return Bundle(spec, config, variables, surprise.uncalibrated(config, MonitorConfig()))

@@ -157,3 +157,11 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
 def test_a_line_without_a_plc_says_so() -> None:
     with pytest.raises(InputError, match="no PLC answers there"):
         Line(1, plc="127.0.0.1:1")
+
+
+def test_a_line_whose_plc_dies_says_so() -> None:
+    with server.running(lockstep=True) as plc:
+        line = Line(1, plc=plc.address)
+        line.scan()
+    with line, pytest.raises(ConnectionError, match="the line's PLC does not answer"):
+        line.scan()

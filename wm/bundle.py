@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import Array
+from numpy.typing import ArrayLike
 
 from wm import model, surprise
 from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
@@ -47,18 +48,21 @@ class Bundle:
     config: ModelConfig
     variables: model.Variables
     calibration: Calibration | None = None
-    monitor: MonitorConfig = MonitorConfig()
-    alarm: AlarmConfig = AlarmConfig()
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    alarm: AlarmConfig = field(default_factory=AlarmConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def start(self) -> MonitorState:
         """The monitor's state before the first frame."""
         return surprise.start(self.config, self.monitor, self.spec.rate_hz)
 
-    def observation(self, image: np.ndarray | None, sensors: np.ndarray | None = None) -> Observation:
+    def observation(self, image: ArrayLike | None, sensors: ArrayLike | None = None) -> Observation:
         """A frame with its tags; tags that are not known stand at their mean."""
         mean = self.variables["normaliser"].sensor_mean
-        return Observation(image, mean if sensors is None else jnp.asarray(sensors, jnp.float32))
+        return Observation(
+            None if image is None else jnp.asarray(image),
+            mean if sensors is None else jnp.asarray(sensors, jnp.float32),
+        )
 
     def action(self) -> Array:
         """The action that was usual in the footage, `[A]`."""
@@ -137,7 +141,8 @@ def save(bundle: Bundle, path: Path) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save((building / "arrays").absolute(), _arrays(bundle))
+            arrays = bundle.variables | ({} if bundle.calibration is None else {"calibration": bundle.calibration})
+            checkpointer.save((building / "arrays").absolute(), _by_name(jax.tree.leaves_with_path(arrays)))
         (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")
         (building / "card.md").write_text(_card(bundle))
         (building / "checksums.json").write_text(json.dumps(_checksums(building), indent=2) + "\n")
@@ -160,12 +165,14 @@ def load(path: str | Path) -> Bundle:
     path = Path(path)
     try:
         recorded = json.loads((path / "checksums.json").read_text())
-    except FileNotFoundError:
+    except OSError:
         raise InputError(
             f"{path} is not a bundle (it has no checksums.json); give the folder that experiments.train wrote."
-        )
+        ) from None
     except ValueError:
-        raise InputError(f"{path / 'checksums.json'} is damaged; copy the bundle again from where it was made.")
+        raise InputError(
+            f"{path / 'checksums.json'} is damaged; copy the bundle again from where it was made."
+        ) from None
     found = _checksums(path)
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
@@ -177,11 +184,11 @@ def load(path: str | Path) -> Bundle:
     spec = from_json(FootageSpec, document["spec"])
     config = from_json(ModelConfig, document["model"])
     monitor = from_json(MonitorConfig, document["monitor"])
-    target = jax.eval_shape(lambda: _template(config, monitor, document["calibrated"]))
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), target)
+    whole = jax.eval_shape(lambda: _template(config, monitor, document["calibrated"]))
+    leaves, tree = jax.tree.flatten_with_path(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), whole))
     with ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore((path / "arrays").absolute(), target)
-    arrays = jax.tree.map(jnp.asarray, arrays)
+        stored = checkpointer.restore((path / "arrays").absolute(), _by_name(leaves))
+    arrays = jax.tree.unflatten(tree, [jnp.asarray(stored.get(_name(place), leaf)) for place, leaf in leaves])
     return Bundle(
         spec,
         config,
@@ -199,8 +206,13 @@ def _template(config: ModelConfig, monitor: MonitorConfig, calibrated: bool) -> 
     return variables | ({"calibration": surprise.uncalibrated(config, monitor)} if calibrated else {})
 
 
-def _arrays(bundle: Bundle) -> dict[str, Any]:
-    return bundle.variables | ({} if bundle.calibration is None else {"calibration": bundle.calibration})
+def _by_name(leaves: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """Leaves by their place in the tree; empty arrays, which Orbax does not take, are left out."""
+    return {_name(place): leaf for place, leaf in leaves if leaf.size}
+
+
+def _name(place: Any) -> str:
+    return jax.tree_util.keystr(place, simple=True, separator=".")
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:
@@ -221,8 +233,8 @@ def _card(bundle: Bundle) -> str:
     lines = [
         "# Flinch bundle",
         "",
-        f"A world model of {parameters:,} parameters that watches one line: {sees} at {spec.rate_hz:g} frames a second, "
-        f"tags {', '.join(spec.tags) or 'none'}, actions {', '.join(spec.actions) or 'none'}.",
+        f"A world model of {parameters:,} parameters that watches one line: {sees} at {spec.rate_hz:g} frames a "
+        f"second, tags {', '.join(spec.tags) or 'none'}, actions {', '.join(spec.actions) or 'none'}.",
         "",
         "It knows only what its footage showed. It advises; the PLC keeps its interlocks and the last word.",
         "",

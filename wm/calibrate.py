@@ -69,7 +69,8 @@ def replay(bundle: Bundle, footage: Footage, split: str, number: int) -> tuple[n
     for first in range(0, length, CHUNK):
         chunk = footage.read(split, number, first, min(CHUNK, length - first))
         frames = None if chunk.frames is None else _padded(chunk.frames)
-        state, score, error = bundle.replay(state, Observation(frames, _padded(chunk.sensors)), _padded(chunk.actions))
+        observations = Observation(frames, _padded(chunk.sensors))
+        state, score, error = bundle.replay(state, observations, _padded(chunk.actions))
         scores.append(np.asarray(score)[: length - first])
         errors.append(np.asarray(error)[: length - first])
     return np.concatenate(scores), np.concatenate(errors)
@@ -100,8 +101,8 @@ def calibrate(
     have = sum(max(length - warm, 0) // block for length in footage.lengths(split))
     if have < needed:
         raise InputError(
-            f"{false_alarms:g} false alarms in {hours:g} h cannot be promised from {have * BLOCK_S / 60:.1f} minutes of "
-            f"usable footage in split '{split}'; {needed * BLOCK_S / 60:.1f} minutes are needed."
+            f"{false_alarms:g} false alarms in {hours:g} h cannot be promised from {have * BLOCK_S / 60:.1f} minutes "
+            f"of usable footage in split '{split}'; {needed * BLOCK_S / 60:.1f} minutes are needed."
         )
     numbers = range(len(footage.lengths(split)))
     episodes = [replay(bundle, footage, split, number)[1][warm:] for number in numbers]
@@ -122,7 +123,7 @@ def calibrate(
     promise = Promise(
         false_alarms / hours, len(peaks) * BLOCK_S / 3600, len(peaks), float(value), float(low), float(high)
     )
-    return calibration.replace(threshold=jnp.asarray(value, jnp.float32)), promise
+    return Calibration(calibration.scale, calibration.level, jnp.asarray(value, jnp.float32)), promise
 
 
 def normal(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,5 +158,5 @@ def _raw(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray, calibr
     return surprise.combine(config, monitor, jnp.asarray(errors) / calibration.scale, calibration.level)
 
 
-def _padded(x: np.ndarray) -> np.ndarray:
-    return np.concatenate([x, np.repeat(x[-1:], CHUNK - len(x), axis=0)])
+def _padded(x: np.ndarray) -> jax.Array:
+    return jnp.asarray(np.concatenate([x, np.repeat(x[-1:], CHUNK - len(x), axis=0)]))

@@ -173,7 +173,7 @@ def loss(
     priors = prior(config, variables, states.deter)
 
     def reconstruction(states: LatentState, observation: Observation, key: Array) -> dict[str, Array]:
-        times = jax.random.choice(key, states.deter.shape[1], (train.decoded,), replace=False)
+        times = jax.lax.top_k(jax.random.uniform(key, states.deter.shape[1:2]), train.decoded)[1]
         states, observation = jax.tree.map(lambda x: x[:, times], (states, observation))
         prediction = decode(config, variables, states)
         terms = {}

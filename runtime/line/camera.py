@@ -1,32 +1,28 @@
-"""The line's camera: a z-buffer rasteriser in numpy. What does not move is drawn once; belts, cartons and gate each frame.
+"""The line's camera: what it sees from where it hangs, and how its sensor sees it.
 
-Every surface is a quad: a corner, two edges and a texture. A quad's homography gives for each pixel of its bounding box
-the place on the quad and 1/depth; twice as many pixels a side are drawn as are given out.
+What does not move is drawn once; belts, cartons and gate are drawn each frame, with twice as many pixels a side as are
+given out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.line import scene
+from runtime.line.raster import AMBIENT, LIGHT, Array, Canvas, Quad
 from runtime.line.textures import BELT_PERIOD, Texture, belt_texture, carton_textures, floor_texture, plain
 
-Array = NDArray[np.float32]
-
 SIZE: Final = 64
-VIEW_START: Final = -0.45  # where the view begins along the line, for a carton's centre
+VIEW_START: Final = -0.52  # where a carton's centre comes into the view
 
 EYE: Final = np.array([0.34, -0.80, 1.16])
 TARGET: Final = np.array([0.115, 0.01, 0.03])
 ROLL: Final = np.radians(58.0)
 FOCAL: Final = 1.52  # in image sides
-
-LIGHT: Final = np.array([-0.42, -0.36, 0.83]) / np.linalg.norm([-0.42, -0.36, 0.83])
-AMBIENT: Final = 0.52
-SHADOW: Final = 0.50
 
 SHOT_NOISE: Final = 0.012
 READ_NOISE: Final = 0.003
@@ -40,15 +36,6 @@ class Scene(NamedTuple):
     prints: tuple[int, ...]
     gate: float
     travel: tuple[float, ...]
-
-
-class Quad(NamedTuple):
-    """A flat surface with its corner at `origin`; the texture's columns run along `across`, its rows along `down`."""
-
-    origin: NDArray[np.float64]
-    across: NDArray[np.float64]
-    down: NDArray[np.float64]
-    texture: Texture
 
 
 def photograph(view: Scene, time: float, seed: int) -> NDArray[np.uint8]:
@@ -84,9 +71,6 @@ def _fixed_pattern() -> Array:
     return (FIXED_PATTERN * np.random.default_rng(7).standard_normal((SIZE, SIZE, 3))).astype(np.float32)
 
 
-# Projection
-
-
 def _projection(pixels: int) -> NDArray[np.float64]:
     """The 3x4 matrix from homogeneous world coordinates to homogeneous pixel coordinates."""
     forward = (TARGET - EYE) / np.linalg.norm(TARGET - EYE)
@@ -100,92 +84,13 @@ def _projection(pixels: int) -> NDArray[np.float64]:
     return intrinsics @ np.column_stack([rotation, -rotation @ EYE])
 
 
-class _Canvas(NamedTuple):
-    """Colour [P, P, 3] and 1/depth [P, P] of what has been drawn."""
-
-    colour: Array
-    nearness: Array
-    projection: NDArray[np.float64]
-
-    def draw(self, quads: Iterable[Quad]) -> None:
-        """Draws the quads where they are nearer than what is there."""
-        origin, across, down, textures = zip(*quads, strict=True)
-        corners = np.stack([np.array(across), np.array(down), np.array(origin)], axis=2)
-        homographies = self.projection[:, :3] @ corners
-        homographies[:, :, 2] += self.projection[:, 3]
-        inverses = np.linalg.inv(homographies).astype(np.float32)
-        boxes = _bounds(homographies @ _CORNERS, len(self.colour))
-        for inverse, box, texture, light in zip(inverses, boxes, textures, _brightness(corners), strict=True):
-            x, y = _pixel_centres(box)
-            place = inverse[:, 0, None, None] * x + (inverse[:, 1, None, None] * y + inverse[:, 2, None, None])
-            nearness = place[2]
-            u, v = place[:2] / nearness
-            nearer = (u >= 0) & (u < 1) & (v >= 0) & (v < 1) & (nearness > self.nearness[box])
-            height, width, _ = texture.shape
-            texels = texture[(v[nearer] * height).astype(np.intp), (u[nearer] * width).astype(np.intp)]
-            self.colour[box][nearer] = texels * light
-            self.nearness[box][nearer] = nearness[nearer]
-
-    def shade(self, corners: NDArray[np.float64], ground: NDArray[np.bool_]) -> None:
-        """Darkens the convex hull of `corners` [N, 3] where the canvas shows `ground`."""
-        projected = self.projection[:, :3] @ corners.T + self.projection[:, 3:]
-        (box,) = _bounds(projected[None], len(self.colour))
-        x, y = _pixel_centres(box)
-        start = _hull((projected[:2] / projected[2]).T)[:, :, None, None]
-        edge = np.roll(start, -1, axis=0) - start
-        inside = np.all(edge[:, 0] * (y - start[:, 1]) >= edge[:, 1] * (x - start[:, 0]), axis=0)
-        self.colour[box][inside & ground[box]] *= np.float32(SHADOW)
-
-
-_CORNERS: Final = np.array([[0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
-
-
-def _brightness(corners: NDArray[np.float64]) -> Array:
-    """How bright the light makes quads given as columns across, down and origin [N, 3, 3]."""
-    (ax, ay, az), (dx, dy, dz), origin = corners.transpose(2, 1, 0)
-    normal = np.stack([ay * dz - az * dy, az * dx - ax * dz, ax * dy - ay * dx])
-    normal *= np.sign((normal * (EYE[:, None] - origin)).sum(0)) / np.sqrt((normal**2).sum(0))
-    return (AMBIENT + (1.0 - AMBIENT) * np.maximum(0.0, LIGHT @ normal)).astype(np.float32)
-
-
-def _bounds(projected: NDArray[np.float64], pixels: int) -> list[tuple[slice, slice]]:
-    """The rows and columns of the image that each set of homogeneous points [N, 3, M] spans."""
-    places = projected[:, :2] / projected[:, 2:]
-    low = np.clip(np.floor(places.min(axis=2)), 0, pixels).astype(int)
-    high = np.clip(np.ceil(places.max(axis=2)), 0, pixels).astype(int)
-    return [(slice(top, bottom), slice(left, right)) for (left, top), (right, bottom) in zip(low, high, strict=True)]
-
-
-def _pixel_centres(box: tuple[slice, slice]) -> tuple[Array, Array]:
-    """The columns' and the rows' centres of a part of the image, to be broadcast against one another."""
-    rows, columns = (np.arange(side.start, side.stop, dtype=np.float32) + np.float32(0.5) for side in box)
-    return columns, rows[:, None]
-
-
-def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The convex hull of points [N, 2], clockwise as seen on the image (Andrew's monotone chain)."""
-    ordered = sorted(map(tuple, points))
-
-    def chain(path: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
-        hull: list[tuple[float, ...]] = []
-        for x, y in path:
-            while len(hull) > 1 and (hull[-1][0] - hull[-2][0]) * (y - hull[-2][1]) <= (
-                hull[-1][1] - hull[-2][1]
-            ) * (x - hull[-2][0]):
-                hull.pop()
-            hull.append((x, y))
-        return hull[:-1]
-
-    return np.array(chain(ordered) + chain(reversed(ordered)))
-
-
 # The frame
 
 
 class _Backdrop(NamedTuple):
     """What never moves, drawn once: its canvas, and for each belt the pixels that show it and their place on it."""
 
-    canvas: _Canvas
+    canvas: Canvas
     ground: NDArray[np.bool_]
     belts: tuple[tuple[NDArray[np.intp], Array, NDArray[np.intp], Array], ...]  # pixels, x, texture row, brightness
     textures: tuple[Texture, ...]
@@ -195,9 +100,7 @@ class _Backdrop(NamedTuple):
 def _backdrop(size: int) -> _Backdrop:
     pixels = 2 * size
     projection = _projection(pixels)
-    canvas = _Canvas(
-        np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32), projection
-    )
+    canvas = Canvas(np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32), projection, EYE)
     canvas.draw(_floor(size))
     belt_of = np.full((pixels, pixels), -1)
     for index, belt in enumerate(scene.BELTS):
@@ -227,9 +130,7 @@ def _backdrop(size: int) -> _Backdrop:
 def _render(view: Scene, size: int) -> Array:
     """The clean frame [size, size, 3], about 0..1."""
     backdrop = _backdrop(size)
-    canvas = backdrop.canvas._replace(
-        colour=backdrop.canvas.colour.copy(), nearness=backdrop.canvas.nearness.copy()
-    )
+    canvas = backdrop.canvas._replace(colour=backdrop.canvas.colour.copy(), nearness=backdrop.canvas.nearness.copy())
     flat = canvas.colour.reshape(-1, 3)
     for (where, x, row, brightness), texture, travel in zip(
         backdrop.belts, backdrop.textures, view.travel, strict=True
@@ -273,7 +174,7 @@ def _dropped(corners: NDArray[np.float64]) -> NDArray[np.float64]:
 def _wall(path: tuple[tuple[float, float], ...], thickness: float, texture: Texture) -> Iterator[Quad]:
     """A rail of the scene's height along `path`, its far side at `thickness` in y: top and the side to the camera."""
     up = np.array([0.0, 0.0, scene.RAIL_HEIGHT])
-    for (x0, y0), (x1, y1) in zip(path[:-1], path[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(path):
         along = np.array([x1 - x0, y1 - y0, 0.0])
         for y in (min(0.0, thickness), max(0.0, thickness)):
             yield Quad(np.array([x0, y0 + y, 0.0]), along, up, texture)
@@ -295,9 +196,7 @@ def _belt_quad(belt: scene.Belt) -> Quad:
 
 
 def _floor(size: int) -> Iterator[Quad]:
-    yield Quad(
-        np.array([-2.5, -2.0, -0.55]), np.array([5.0, 0.0, 0.0]), np.array([0.0, 5.0, 0.0]), floor_texture(size)
-    )
+    yield Quad(np.array([-2.5, -2.0, -0.55]), np.array([5.0, 0.0, 0.0]), np.array([0.0, 5.0, 0.0]), floor_texture(size))
 
 
 def _fixtures() -> Iterator[Quad]:
@@ -337,7 +236,7 @@ def _fixed_shadows() -> Iterator[NDArray[np.float64]]:
     yield _dropped(np.array([(x, y, z) for x, z in ((x0, z0), (x1, z1)) for y in (-half, half)]))
     yield _dropped(_box_corners(*_lip_arm()))
     for path, thickness in ((_FENCE_PATH, scene.RAIL_THICKNESS), (scene.RAIL_PATH, -scene.RAIL_THICKNESS)):
-        for a, b in zip(path[:-1], path[1:], strict=True):
+        for a, b in pairwise(path):
             yield _dropped(
                 np.array([(x, y + t, z) for x, y in (a, b) for t in (0.0, thickness) for z in (0.0, scene.RAIL_HEIGHT)])
             )

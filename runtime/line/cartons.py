@@ -43,7 +43,7 @@ def draw(seed: int, number: int, tail_rate: float, forced: Tail | None = None) -
     )
     match normal.tail:
         case "lid":
-            return normal._replace(lid=float(np.radians(rng.uniform(30, 78))), lid_damping=rng.uniform(0.9, 2.2))
+            return normal._replace(lid=float(np.radians(rng.uniform(30, 78))), lid_damping=rng.uniform(0.6, 1.4))
         case "skew":
             yaw = float(np.radians(rng.uniform(16, 46)) * rng.choice((-1.0, 1.0)))
             sideways = HALF_WIDTH * np.cos(yaw) + HALF_LENGTH * abs(np.sin(yaw))

@@ -1,11 +1,12 @@
 """The line as one thing: plant, camera and PLC stepping together, one camera frame after another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pymodbus.client import ModbusTcpClient
+from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ModbusPDU
 
 from runtime.line.cartons import TAIL_RATE, Tail
@@ -82,23 +83,28 @@ class OverModbus:
             raise InputError(f"{address}: no PLC answers there; start one with python -m runtime.line.server.")
 
     def scan(self, words: Sequence[int]) -> int:
-        reply = self._client.readwrite_registers(
-            read_address=DRIVE_ADDRESS, read_count=1, write_address=IO_ADDRESS, values=list(words)
+        ask = self._client.readwrite_registers
+        (drive,) = _answer(
+            lambda: ask(read_address=DRIVE_ADDRESS, read_count=1, write_address=IO_ADDRESS, values=list(words))
         )
-        return self._answer(reply)[0]
+        return drive
 
     def status(self) -> Status:
-        area = self._client.read_holding_registers(self._registers.address, count=self._registers.size)
-        return self._registers.decode_status(self._answer(area)[COMMAND_WORDS:])
+        area = _answer(lambda: self._client.read_holding_registers(self._registers.address, count=self._registers.size))
+        return self._registers.decode_status(area[COMMAND_WORDS:])
 
     def close(self) -> None:
         self._client.close()
 
-    @staticmethod
-    def _answer(reply: ModbusPDU) -> Sequence[int]:
-        if reply.isError():
-            raise ConnectionError(f"the PLC refused the plant's request: {reply}")
-        return reply.registers
+
+def _answer(ask: Callable[[], ModbusPDU]) -> Sequence[int]:
+    try:
+        reply = ask()
+    except ModbusException as error:
+        raise ConnectionError(f"the line's PLC does not answer ({error})") from error
+    if reply.isError():
+        raise ConnectionError(f"the line's PLC refused the plant's request ({reply})")
+    return reply.registers
 
 
 class Line:

@@ -1,7 +1,7 @@
 """The plant: MuJoCo steps the line, cartons come and go, and an oracle notes what happened (for scoring only)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 import mujoco
@@ -55,7 +55,7 @@ class Events(NamedTuple):
 
 
 class OnLine(NamedTuple):
-    """A carton on the line: the body that plays it, its pace (of its belt's speed, smoothed) and since when it is slow."""
+    """A carton on the line: the body that plays it, its smoothed share of its belt's speed, since when it is slow."""
 
     carton: Carton
     body: int
@@ -79,7 +79,7 @@ class State:
     gate_since: float = 0.0
     clear_eye: bool = False
     blocked: bool = False
-    events: Events = Events()
+    events: Events = field(default_factory=Events)
 
 
 class Snapshot(NamedTuple):

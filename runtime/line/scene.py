@@ -1,6 +1,7 @@
 """The cartoning line as a MuJoCo model. SI units, x along the travel, y towards the fence, z up, belt tops at z = 0."""
 
 import math
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 TIMESTEP: Final = 0.004
@@ -18,22 +19,26 @@ EXIT_X: Final = 0.90
 
 
 class Belt(NamedTuple):
-    """One conveyor: where it starts and ends, its full speed (m/s) and the share of the feeder's slowing it follows."""
+    """One conveyor: where it starts and ends, its full speed (m/s), the share of the feeder's slowing that it follows,
+    and the speed at which it carries cartons sideways to the fence, whatever the feeder does: time squares them."""
 
     start: float
     end: float
     speed: float
     follow: float
+    aligning: float
 
     def speed_at(self, feeder_speed: float) -> float:
         """Surface speed in m/s while the feeder runs at `feeder_speed` (0..1)."""
         return self.speed * (1.0 - self.follow * (1.0 - feeder_speed))
 
 
-# The follow shares are the draw: the slower the feeder, the faster each next belt is against the one before it.
-BELTS: Final = (Belt(-1.05, -0.03, 0.40, 1.0), Belt(-0.03, 0.45, 0.46, 0.8), Belt(0.45, 1.05, 0.60, 0.0))
-ALIGNING_SPEED: Final = 0.025  # the infeed belt's sideways speed towards the fence, m/s
-
+# Followers slow less than the feeder: the slower it runs, the wider the draw onto the next belt pulls the gaps.
+BELTS: Final = (
+    Belt(-1.05, -0.03, 0.40, 1.0, 0.025),
+    Belt(-0.03, 0.45, 0.46, 0.95, 0.05),
+    Belt(0.45, 1.05, 0.60, 0.0, 0.0),
+)
 BELT_HALF_WIDTH: Final = 0.15
 FENCE_Y: Final = 0.064
 RAIL_HEIGHT: Final = 0.030
@@ -75,12 +80,13 @@ def mjcf() -> str:
   <worldbody>
     {"".join(_belt(index, belt) for index, belt in enumerate(BELTS))}
     {_rail("fence", BELTS[0].start, FENCE_Y, BELTS[-1].end, FENCE_Y, side=1, friction=0.15)}
-    {"".join(_rail(f"rail{i}", *a, *b, side=-1, friction=0.5) for i, (a, b) in enumerate(_pairs(RAIL_PATH)))}
+    {"".join(_rail(f"rail{i}", *a, *b, side=-1, friction=0.5) for i, (a, b) in enumerate(pairwise(RAIL_PATH)))}
     {_lip()}
     <body name="gate" gravcomp="1" pos="{GATE_X} 0 {GATE_FLOOR + GATE_HALF[2]}">
       <joint name="gate" type="slide" axis="0 0 1" range="0 {GATE_STROKE}" damping="{GATE_FORCE / GATE_SPEED}"/>
       <geom class="static" size="{_numbers(GATE_HALF)}" mass="0.13" friction="0.15" priority="3"/>
-      <geom class="static" size="0.003 {GATE_HALF[1]} 0.004" pos="0 0 {-GATE_HALF[2]}" mass="0.02" friction="1.5" priority="3"/>
+      <geom class="static" size="0.003 {GATE_HALF[1]} 0.004" pos="0 0 {-GATE_HALF[2]}" mass="0.02"
+        friction="1.5" priority="3"/>
     </body>
     {"".join(_carton(index) for index in range(CARTONS))}
   </worldbody>
@@ -90,10 +96,9 @@ def mjcf() -> str:
 
 def _belt(index: int, belt: Belt) -> str:
     middle, half = (belt.start + belt.end) / 2, (belt.end - belt.start) / 2
-    sideways = ALIGNING_SPEED if index == 0 else 0.0
     return (
         f'<geom name="belt{index}" class="belt" size="{half} {BELT_HALF_WIDTH} 0.02" pos="{middle} 0 -0.02" '
-        f'surfacevel="{belt.speed} {sideways} 0 0 0 0"/>'
+        f'surfacevel="{belt.speed} {belt.aligning} 0 0 0 0"/>'
     )
 
 
@@ -130,10 +135,6 @@ def _carton(index: int) -> str:
         <geom class="carton" size="{LID_LENGTH / 2} {LID_WIDTH / 2} 0.001" pos="{LID_LENGTH / 2} 0 0.001" mass="0.006"/>
       </body>
     </body>"""
-
-
-def _pairs(path: tuple[tuple[float, float], ...]) -> zip:
-    return zip(path[:-1], path[1:], strict=True)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -71,7 +71,7 @@ def read_state(path: Path) -> PlcState:
 
 
 async def _serve(rack: Rack, flags: Flags) -> None:
-    async def access(  # noqa: PLR0917 - the signature is pymodbus's
+    async def access(
         function: int, start: int, address: int, count: int, memory: list[int], values: list[int] | list[bool] | None
     ) -> ExcCodes | None:
         """Called by the server before each access: takes what is written, refreshes what is about to be read."""

@@ -78,11 +78,11 @@ def belt_texture(index: int, size: int) -> Texture:
 @cache
 def floor_texture(size: int) -> Texture:
     """Concrete with the walkways' yellow lines."""
-    u, v = _grid(5.0, 5.0, size // 2)
+    u, v = _grid(5.0, 5.0, min(size, 128) // 2)
     rng = np.random.default_rng(13)
-    cloud = sum(
-        np.cos(2 * np.pi * (rng.uniform(-4, 4) * u + rng.uniform(-4, 4) * v + rng.random())) for _ in range(10)
-    )
+    cloud = np.zeros_like(u)
+    for _ in range(10):
+        cloud += np.cos(2 * np.pi * (rng.uniform(-4, 4) * u + rng.uniform(-4, 4) * v + rng.random()))
     line = (np.abs(v - 0.345) < 0.008) | (np.abs(v - 0.68) < 0.008)
     return _kept(np.where(line[..., None], (0.80, 0.68, 0.25), (0.50, 0.52, 0.51)) * (1.0 + 0.02 * cloud)[..., None])
 

@@ -1,0 +1,83 @@
+"""From normal footage to a threshold: order statistics, tails, and promises that are refused."""
+
+import numpy as np
+import pytest
+from conftest import noise_bundle, write_box_footage
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from wm import alarm, calibrate
+from wm.config import AlarmConfig, ModelConfig, MonitorConfig
+from wm.errors import InputError
+
+
+def test_inside_the_footage_the_threshold_is_an_order_statistic():
+    peaks = np.arange(1.0, 101.0)
+    assert calibrate.threshold(peaks, 0.05) == 96.0
+    assert (peaks >= calibrate.threshold(peaks, 0.05)).sum() == 5
+
+
+def test_beyond_the_footage_an_exponential_tail_is_continued():
+    peaks = np.random.default_rng(0).exponential(size=4000)
+    assert calibrate.threshold(peaks, 1e-4) == pytest.approx(-np.log(1e-4), rel=0.25)
+
+
+def test_a_rarer_alarm_needs_a_higher_threshold():
+    peaks = np.random.default_rng(1).gumbel(size=1000)
+    thresholds = [calibrate.threshold(peaks, chance) for chance in (0.1, 0.01, 0.002, 0.0005, 0.0002)]
+    assert thresholds == sorted(thresholds)
+
+
+def test_the_held_score_is_the_least_of_the_last_frames():
+    np.testing.assert_array_equal(calibrate.held(np.array([1.0, 3.0, 2.0, 5.0, 4.0]), 3), [0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(calibrate.held(np.array([1.0, 3.0]), 3), [0, 0])
+
+
+@given(arrays(np.float32, st.integers(0, 60), elements=st.floats(0, 2, width=32)), st.integers(1, 5))
+def test_an_alarm_comes_exactly_when_the_held_score_reaches_one(scores, frames):
+    config = AlarmConfig(on_delay_s=frames / 10, off_delay_s=0.1)
+    reached = np.flatnonzero(calibrate.held(scores, frames) >= 1.0)
+    raised = alarm.raised(config, 10.0, scores)
+    assert (len(raised) > 0) == (len(reached) > 0)
+    assert not raised or raised[0] == reached[0]
+
+
+def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
+    config = ModelConfig(image=(16, 16, 3), sensors=1, actions=0)
+    errors = np.ones((100, 5, 9))
+    errors[..., 0] = 0.0
+    scale, level = calibrate.normal(config, MonitorConfig(), errors)
+    np.testing.assert_allclose(scale[:, 0], 0.1)
+    np.testing.assert_allclose(scale[:, 1:], 1.0)
+    np.testing.assert_allclose(level, 1.0)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    config = ModelConfig(image=(16, 16, 3), sensors=2, actions=1, embed=8, deter=8, groups=2, classes=4, hidden=8)
+    return noise_bundle(config, rate_hz=10.0, tags=("eye", "speed"), actions=("setpoint",))
+
+
+def test_footage_too_short_for_the_promise_is_refused_with_the_minutes_it_takes(untrained, tmp_path):
+    footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(200,))
+    with pytest.raises(InputError, match=r"cannot be promised from 0\.2 minutes .* 48\.0 minutes are needed"):
+        calibrate.calibrate(untrained, footage, "holdout", false_alarms=1, hours=8)
+
+
+def test_footage_of_another_kind_is_refused_by_what_differs(tmp_path):
+    config = ModelConfig(image=(16, 16, 3), sensors=0, actions=0, hidden=8)
+    bundle = noise_bundle(config, rate_hz=5.0, tags=(), actions=())
+    with pytest.raises(InputError, match=r"rate_hz 10\.0, the bundle expects 5.0"):
+        calibrate.check(bundle, write_box_footage(tmp_path / "box", train=(40,)))
+
+
+def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tmp_path):
+    footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
+    calibration, promise = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1)
+    bundle = untrained.__class__(**{**vars(untrained), "calibration": calibration})
+    scores = [calibrate.replay(bundle, footage, "holdout", number)[0] for number in range(2)]
+    blocks = np.concatenate([calibrate.held(score[30:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
+    assert promise.blocks == len(blocks) == 22
+    assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
+    assert promise.low <= promise.high

@@ -1,0 +1,53 @@
+"""Layers: hand-computed, jitted and not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wm import nets
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "jitted"])
+def run(request):
+    return lambda function, *args: (jax.jit(function) if request.param else function)(*args)
+
+
+def test_symlog_is_the_signed_logarithm_of_one_plus_the_magnitude(run):
+    x = jnp.array([0.0, np.e - 1.0, 1.0 - np.e])
+    np.testing.assert_allclose(run(nets.symlog, x), [0.0, 1.0, -1.0], rtol=1e-6)
+
+
+def test_a_picture_is_cut_into_patches_in_row_order(run):
+    image = jnp.arange(16.0).reshape(4, 4, 1)
+    patches = run(lambda x: nets.to_patches(x, 2), image)
+    np.testing.assert_array_equal(patches, [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
+
+
+def test_patches_put_together_are_the_picture_again(run):
+    image = jax.random.uniform(jax.random.key(0), (3, 2, 16, 24, 3))
+    np.testing.assert_array_equal(run(lambda x: nets.from_patches(nets.to_patches(x, 8), (16, 24, 3), 8), image), image)
+
+
+def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
+    grid = (2, 2)
+    x = jnp.arange(1.0, 5.0)[:, None] * jnp.ones((4, 5))
+    down, up, right, left, stay = np.asarray(run(lambda x: nets.exchange(x, grid), x)).T
+    np.testing.assert_array_equal(down, [0, 0, 1, 2])
+    np.testing.assert_array_equal(up, [3, 4, 0, 0])
+    np.testing.assert_array_equal(right, [0, 1, 0, 3])
+    np.testing.assert_array_equal(left, [2, 0, 4, 0])
+    np.testing.assert_array_equal(stay, [1, 2, 3, 4])
+
+
+def test_samples_are_one_hot_and_follow_their_probabilities():
+    logits = jnp.log(jnp.array([0.7, 0.2, 0.1]))
+    samples = nets.sample_one_hot(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 3)))
+    np.testing.assert_allclose(samples.sum(axis=-1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(samples.mean(axis=0), [0.7, 0.2, 0.1], atol=0.01)
+
+
+def test_gradients_of_a_sample_are_those_of_its_probabilities():
+    logits, weights = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, 3.0])
+    straight = jax.grad(lambda x: nets.sample_one_hot(jax.random.key(1), x) @ weights)(logits)
+    np.testing.assert_allclose(straight, jax.grad(lambda x: jax.nn.softmax(x) @ weights)(logits), rtol=1e-6)

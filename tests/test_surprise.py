@@ -1,0 +1,119 @@
+"""watch(): the same bit for bit under scan, forecasts that stay in flight, scores that keep the worst places."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import noise_bundle
+
+from wm import surprise
+from wm.config import FootageSpec, ModelConfig, MonitorConfig
+from wm.surprise import Calibration
+from wm.types import Observation
+
+TICKS = 40
+CONFIG = ModelConfig.of(FootageSpec(10.0, (16, 24, 3), ("eye",), ("setpoint",)), "debug")
+MONITOR = MonitorConfig()
+
+
+def scene(key: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pictures, sensors and actions of `TICKS` frames."""
+    keys = jax.random.split(jax.random.key(key), 3)
+    pictures = jax.random.randint(keys[0], (TICKS, 16, 24, 3), 0, 256).astype(jnp.uint8)
+    return pictures, jax.random.normal(keys[1], (TICKS, 1)), jax.random.uniform(keys[2], (TICKS, 1))
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return noise_bundle(CONFIG, rate_hz=10.0, tags=("eye",), actions=("setpoint",))
+
+
+@pytest.fixture(scope="module")
+def watched(bundle):
+    """Every Surprise of a scene, one call a frame, as the runtime makes them."""
+    pictures, sensors, actions = scene(0)
+    state, seen = bundle.start(), []
+    for image, sensor, action in zip(pictures, sensors, actions, strict=True):
+        state, told = bundle.watch(state, Observation(image, sensor), action)
+        seen.append(told)
+    return seen
+
+
+def test_the_score_under_scan_is_the_score_at_run_time_bit_for_bit(bundle, watched):
+    pictures, sensors, actions = scene(0)
+    _, scores, errors = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    np.testing.assert_array_equal(scores, np.stack([told.score for told in watched]))
+    np.testing.assert_array_equal(errors, np.stack([told.errors for told in watched]))
+
+
+def test_a_replay_in_two_parts_is_the_replay_in_one(bundle):
+    pictures, sensors, actions = scene(1)
+    _, whole, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    half = TICKS // 2
+    state, first, _ = bundle.replay(bundle.start(), Observation(pictures[:half], sensors[:half]), actions[:half])
+    _, second, _ = bundle.replay(state, Observation(pictures[half:], sensors[half:]), actions[half:])
+    np.testing.assert_array_equal(whole, np.concatenate([first, second]))
+
+
+def test_scores_are_causal(bundle):
+    pictures, sensors, actions = scene(2)
+    _, before, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, after, _ = bundle.replay(bundle.start(), Observation(pictures.at[30:].set(0), sensors), actions)
+    np.testing.assert_array_equal(before[:30], after[:30])
+    assert not np.array_equal(before[30:], after[30:])
+
+
+def test_no_horizon_is_scored_before_its_first_forecast_can_arrive(watched):
+    assert watched[0].score == 0.0
+    assert np.all(watched[0].map == 0.0)
+    assert watched[1].score > 0.0
+
+
+def test_a_forecast_in_flight_follows_the_action_that_was_taken(bundle):
+    pictures, sensors, actions = scene(3)
+    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    last = Observation(pictures[-1], sensors[-1])
+    slow, _ = bundle.watch(state, last, jnp.array([0.0]))
+    fast, _ = bundle.watch(state, last, jnp.array([5.0]))
+    assert not np.allclose(slow.in_flight.deter, fast.in_flight.deter)
+
+
+def test_the_newest_forecast_in_flight_starts_from_the_filtered_state(bundle):
+    pictures, sensors, actions = scene(4)
+    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    after, _ = bundle.watch(state, Observation(pictures[0], sensors[0]), actions[0])
+    np.testing.assert_allclose(after.in_flight.deter[0], after.latent.deter, atol=1e-5)
+
+
+def test_horizons_in_frames_follow_the_rate():
+    assert MONITOR.horizons(10.0) == (1, 5, 10, 20, 30)
+    assert MONITOR.horizons(2.0) == (1, 1, 2, 4, 6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_the_score_keeps_the_worst_places(jit):
+    ratio = np.zeros((5, 2 * CONFIG.cells + 1), np.float32)
+    ratio[:, 2] = 9.0
+    ratio[:, CONFIG.cells + 1] = 6.0
+    ratio[:, CONFIG.cells + 3] = 3.0
+    ratio[:, -1] = 4.0
+    run = jax.jit(surprise.levels, static_argnums=(0, 1)) if jit else surprise.levels
+    np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 3.0, 4.0], (5, 1)), rtol=1e-6)
+
+
+def test_the_raw_score_is_the_mean_level_in_units_of_the_normal_one():
+    ratio = np.zeros((5, 2 * CONFIG.cells + 1), np.float32)
+    ratio[:, 0], ratio[0, -1] = 3.0, 10.0
+    level = jnp.tile(jnp.array([0.5, 1.0, 2.0]), (5, 1))
+    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (5 * 1.0 / 0.5 + 10.0 / 2.0) / 15)
+
+
+def test_the_threshold_divides_the_score(bundle):
+    pictures, sensors, actions = scene(5)
+    calibration = bundle.calibration
+    doubled = Calibration(calibration.scale, calibration.level, 2.0 * calibration.threshold)
+    _, scores, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, halved, _ = bundle.__class__(**{**vars(bundle), "calibration": doubled}).replay(
+        bundle.start(), Observation(pictures, sensors), actions
+    )
+    np.testing.assert_allclose(halved, scores / 2.0, rtol=1e-6)
