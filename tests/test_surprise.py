@@ -101,11 +101,13 @@ def test_the_score_keeps_the_worst_places(jit):
     np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 3.0, 4.0], (5, 1)), rtol=1e-6)
 
 
-def test_the_raw_score_is_the_mean_level_in_units_of_the_normal_one():
+def test_the_raw_score_is_the_strongest_level_in_units_of_the_normal_one():
     ratio = np.zeros((5, 2 * CONFIG.cells + 1), np.float32)
-    ratio[:, 0], ratio[0, -1] = 3.0, 10.0
     level = jnp.tile(jnp.array([0.5, 1.0, 2.0]), (5, 1))
-    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (5 * 1.0 / 0.5 + 10.0 / 2.0) / 15)
+    ratio[3, 0] = 3.0
+    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (3.0 / 3) / 0.5)
+    ratio[0, -1] = 10.0
+    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), 10.0 / 2.0)
 
 
 def test_the_threshold_divides_the_score(bundle):

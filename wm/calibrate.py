@@ -28,7 +28,8 @@ TAIL_SHARE = 0.1
 FURTHEST = 10.0
 FEWEST_BLOCKS = 10
 RESAMPLES = 200
-NORMAL_QUANTILE = 0.99
+PLACE_QUANTILE = 0.99
+LEVEL_QUANTILE = 0.999
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,15 @@ def normal(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray) -> t
     A place's error is measured by its upper quantile, never below a tenth of the median place of its kind: a patch in
     which nothing ever moves must not turn a grain of noise into an alarm.
     """
-    scale = np.quantile(errors, NORMAL_QUANTILE, axis=0)
+    scale = np.quantile(errors, PLACE_QUANTILE, axis=0)
     kinds = np.split(scale, [config.cells, 2 * config.cells], axis=-1)
     floored = [
         np.maximum(kind, np.maximum(0.1 * np.median(kind, axis=-1, keepdims=True), 1e-6)) if kind.shape[-1] else kind
         for kind in kinds
     ]
     scale = np.concatenate(floored, axis=-1).astype(np.float32)
-    level = np.asarray(surprise.levels(config, monitor, jnp.asarray(errors / scale))).mean(axis=0)
+    levels = np.asarray(surprise.levels(config, monitor, jnp.asarray(errors / scale)))
+    level = np.quantile(levels, LEVEL_QUANTILE, axis=0)
     return scale, np.maximum(level, 1e-6).astype(np.float32)
 
 

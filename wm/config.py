@@ -107,7 +107,7 @@ class TrainConfig:
 
     steps: int = 10_000
     batch: int = 8
-    context: int = 16
+    context: int = 12
     open_loop: int = 16
     decoded: int = 6
     learning_rate: float = 3e-3
@@ -153,7 +153,7 @@ class AlarmConfig:
       off_delay_s: seconds that it must stay below 1 before the alarm goes.
     """
 
-    on_delay_s: float = 0.3
+    on_delay_s: float = 0.2
     off_delay_s: float = 1.0
 
     def on_delay(self, rate_hz: float) -> int:

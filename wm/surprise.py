@@ -23,7 +23,8 @@ class Calibration:
 
     Attributes:
       scale: `[Q, P]` float32, normal error of a place at a horizon.
-      level: `[Q, M]` float32, normal level of a horizon's worst places, for pictures, latents and sensors (M = 3).
+      level: `[Q, M]` float32, the highest that the worst places of a horizon normally reach, for pictures, latents and
+        sensors (M = 3).
       threshold: `[]` float32, the raw score at which a score is 1.
     """
 
@@ -141,8 +142,8 @@ def levels(config: ModelConfig, monitor: MonitorConfig, ratio: Array) -> Array:
 
 
 def combine(config: ModelConfig, monitor: MonitorConfig, ratio: Array, level: Array) -> Array:
-    """Raw score of normalised errors: `[..., Q, P]` to `[...]`."""
-    return jnp.mean(levels(config, monitor, ratio) / level, axis=(-2, -1))
+    """Raw score, the strongest evidence at any horizon and of any kind: normalised errors `[..., Q, P]` to `[...]`."""
+    return jnp.max(levels(config, monitor, ratio) / level, axis=(-2, -1))
 
 
 def _errors(
