@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from runtime.registers import Command, Mode
+from wm import alarm
+from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
 
@@ -49,10 +51,9 @@ class AlarmState(NamedTuple):
 
 def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState:
     """The state after one more score; 1 is the threshold."""
-    on, age = state.on, state.age + 1
-    contrary = state.contrary + 1 if (score >= 1.0) != on else 0
-    if contrary >= (settings.off_frames if on else settings.on_frames):
-        on, contrary, age = not on, 0, age if on else 0
+    before = Alarm(state.on, state.contrary)
+    on, contrary = alarm.step(before, score, on_frames=settings.on_frames, off_frames=settings.off_frames)
+    age = 0 if on and not state.on else state.age + 1
     return AlarmState(on, on or (state.slow and age < settings.hold_frames), contrary, age)
 
 

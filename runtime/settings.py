@@ -40,8 +40,8 @@ class PlcSettings(Section):
 class ActSettings(Section):
     """What is asked of the feeder on an alarm: this speed, for at least so long and until the alarm ends."""
 
-    slow_to: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    hold_s: Annotated[float, Field(ge=0, le=60)] = 2.0
+    slow_to: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    hold_s: Annotated[float, Field(ge=0, le=60)] = 4.5
 
 
 class Settings(Section):

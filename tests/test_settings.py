@@ -14,7 +14,7 @@ EXAMPLE = REGISTERS.with_name("line.toml")
 
 def test_the_shipped_example_is_valid_and_names_the_shipped_register_map() -> None:
     settings = read_settings(EXAMPLE)
-    assert settings.mode_number is Mode.ACT
+    assert settings.mode_number is Mode.SHADOW
     assert settings.plc is not None
     assert read_map(EXAMPLE.parents[2] / settings.plc.registers) == read_map(REGISTERS)
 
@@ -31,10 +31,10 @@ def test_shadow_is_the_mode_of_those_who_do_not_choose(tmp_path: Path) -> None:
     ("change", "complaint"),
     [
         (("mode =", "mood ="), "unknown key 'mood'"),
-        (('"act"', '"attack"'), "key 'mode'"),
-        (("slow_to = 0.15", "slow_to = 1.5"), "key 'act.slow_to'"),
-        (("slow_to = 0.15", "slow_to = nan"), "key 'act.slow_to'"),
-        (("hold_s = 2.0", 'hold_s = "long"'), "key 'act.hold_s'"),
+        (('"shadow"', '"attack"'), "key 'mode'"),
+        (("slow_to = 0.1", "slow_to = 1.5"), "key 'act.slow_to'"),
+        (("slow_to = 0.1", "slow_to = nan"), "key 'act.slow_to'"),
+        (("hold_s = 4.5", 'hold_s = "long"'), "key 'act.hold_s'"),
         (("127.0.0.1:5020", "127.0.0.1"), "key 'plc.address'"),
         (("unit = 1", "unit = 999"), "key 'plc.unit'"),
         (("bundle =", "# bundle ="), "key 'bundle' is missing"),

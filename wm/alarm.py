@@ -18,18 +18,18 @@ class Alarm(NamedTuple):
     contrary: int = 0
 
 
-def step(config: AlarmConfig, rate_hz: float, alarm: Alarm, score: float) -> Alarm:
-    """The alarm after one more score: it comes after the on-delay at or above 1 and goes after the off-delay below."""
+def step(alarm: Alarm, score: float, *, on_frames: int, off_frames: int) -> Alarm:
+    """The alarm after one more score: on after `on_frames` in a row at or above 1, off after `off_frames` below."""
     contrary = alarm.contrary + 1 if (score >= 1.0) != alarm.on else 0
-    delay = config.off_delay(rate_hz) if alarm.on else config.on_delay(rate_hz)
-    return Alarm(not alarm.on) if contrary >= delay else Alarm(alarm.on, contrary)
+    return Alarm(not alarm.on) if contrary >= (off_frames if alarm.on else on_frames) else Alarm(alarm.on, contrary)
 
 
 def raised(config: AlarmConfig, rate_hz: float, scores: Iterable[float]) -> list[int]:
-    """The frames at which an alarm came, in scores from one episode."""
+    """The frames at which an alarm came, in scores of one episode."""
+    on_frames, off_frames = config.on_delay(rate_hz), config.off_delay(rate_hz)
     alarm, frames = Alarm(), []
     for frame, score in enumerate(scores):
-        before, alarm = alarm, step(config, rate_hz, alarm, float(score))
+        before, alarm = alarm, step(alarm, float(score), on_frames=on_frames, off_frames=off_frames)
         if alarm.on and not before.on:
             frames.append(frame)
     return frames
