@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from experiments import runfolder
-from experiments.cli import main
+from experiments.cli import main, progress
 from wm import bundle, calibrate
 from wm.config import to_json
 from wm.data.footage import Footage
@@ -40,7 +41,11 @@ def run(flags: Flags) -> None:
         raise InputError(f"{flags.out} exists already; choose another folder for the bundle or remove it.")
     model = bundle.load(flags.bundle)
     footage = Footage.open(flags.footage)
-    calibration, promise = calibrate.calibrate(model, footage, flags.split, flags.false_alarms, flags.shift_hours)
+    with progress() as bar:
+        watched = partial(bar.advance, bar.add_task("calibrate", total=footage.frames(flags.split), unit="frames"))
+        calibration, promise = calibrate.calibrate(
+            model, footage, flags.split, flags.false_alarms, flags.shift_hours, watched
+        )
     entry = {
         **runfolder.provenance(flags),
         "fingerprint": footage.fingerprint,
@@ -54,6 +59,7 @@ def run(flags: Flags) -> None:
         f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of footage\n"
         f"wrote {flags.out}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

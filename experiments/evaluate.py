@@ -1,6 +1,7 @@
 """Runs the monitor over recorded footage, exactly as the runtime would, and scores it."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,9 +45,9 @@ def run(flags: Flags) -> None:
     episodes = []
     with progress() as bar:
         task = bar.add_task("evaluate", total=sum(lengths), unit="frames")
-        for number, length in enumerate(lengths):
-            episodes.append(calibrate.replay(model, footage, flags.split, number)[0])
-            bar.advance(task, length)
+        for number in range(len(lengths)):
+            scores, _ = calibrate.replay(model, footage, flags.split, number, partial(bar.advance, task))
+            episodes.append(scores)
     scores = np.concatenate(episodes)
     alarms = [frame for episode in episodes for frame in alarm.raised(model.alarm, footage.spec.rate_hz, episode)]
     hours = len(scores) / footage.spec.rate_hz / 3600

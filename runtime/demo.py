@@ -141,6 +141,7 @@ def run(seeds: Sequence[int], out: Path) -> int:
     if model.spec != SPEC or model.calibration is None:
         raise InputError(f"{BUNDLE} is not a calibrated bundle of the embedded line; restore it from the repository.")
     _prepare(out)
+    pointer = _pointer(model)
     console = Console()
     outcomes: list[Outcome] = []
     reels: dict[int, Reel] = {}
@@ -162,12 +163,12 @@ def run(seeds: Sequence[int], out: Path) -> int:
         progress.update(task, description="runs")
         filming = progress.add_task("story.mp4", total=story.length(shown))
         with appearing(out / "story.mp4") as file:
-            pictures = story.draw(shown, closing_words(outcomes))
+            pictures = story.draw(shown, closing_words(outcomes).replace(". ", ".\n"))
             story.encode(file, _counted(pictures, lambda: progress.advance(filming)))
         with appearing(out / "story.png") as file:
-            story.still(shown[0]).save(file)
+            story.still(max(shown, key=lambda reel: reel.acted.block_s is None)).save(file)
     with appearing(out / "summary.json") as file:
-        summary = {**summarise(outcomes), "bundle": _pointer(model), "versions": _versions()}
+        summary = {**summarise(outcomes), "bundle": pointer, "versions": _versions()}
         file.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     console.print(table(outcomes), closing_words(outcomes), f"Wrote {out}/summary.json and {out}/story.mp4.", sep="\n")
     return 0
@@ -320,32 +321,28 @@ def sentence(outcome: Outcome) -> str:
 
 
 def closing_words(outcomes: Sequence[Outcome]) -> str:
-    """All runs in one sentence."""
+    """All runs in plain words."""
     figures = summarise(outcomes)
-    leads = [lead for lead in figures["lead_times_s"] if lead is not None]
-    runs, jams, false = len(outcomes), figures["jams_without"], figures["false_alarms"]
-    said = f"Without Flinch {jams} of {runs} runs jammed, with Flinch {figures['jams_with']}"
-    if leads:
-        said += f"; it warned of {len(leads)}, {median(leads):.1f} s ahead in the median"
-    return f"{said}; {false} false alarm{'' if false == 1 else 's'}."
+    jams, leads = figures["jams_without"], [lead for lead in figures["lead_times_s"] if lead is not None]
+    said = f"{jams} of {len(outcomes)} runs jammed without Flinch, {figures['jams_with']} with it."
+    if jams:
+        said += f" It saw {len(leads)} of {jams} jams coming"
+        said += f", {median(leads):.1f} s ahead in the median." if leads else "."
+    return f"{said} False alarms: {figures['false_alarms']}."
 
 
 def table(outcomes: Sequence[Outcome]) -> Table:
-    """All runs; times of the line's clock, the last two columns cartons a minute."""
-    rows = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim")
+    """All runs."""
+    caption = "seconds of the line's clock; pace in cartons a minute"
+    rows = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="dim", caption=caption, caption_justify="left")
     for name in ("seed", "trouble"):
         rows.add_column(name, no_wrap=True)
-    for name in ("in view", "alarm", "slowed", "would\njam", "lead", "jam with\nFlinch", "/min\nwithout", "/min\nwith"):
+    for name in ("in view", "alarm", "slowed", "would\njam", "lead", "jam with\nFlinch", "pace\nwithout", "pace\nwith"):
         rows.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         times = outcome.onset_s, outcome.alarm_s, outcome.write_s, outcome.block_without_s, outcome.lead_s
-        after = "no" if outcome.block_with_s is None else f"{outcome.block_with_s:.1f} s"
         pace = outcome.cartons_per_minute_without, outcome.cartons_per_minute_with
-        cells = [
-            *("-" if time is None else f"{time:.1f} s" for time in times),
-            after,
-            *(f"{rate:.0f}" for rate in pace),
-        ]
+        cells = ("-" if figure is None else f"{figure:.1f}" for figure in (*times, outcome.block_with_s, *pace))
         rows.add_row(str(outcome.seed), WORDS[outcome.kind], *cells)
     return rows
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from runtime.line.cartons import Tail
 from runtime.line.line import TAGS, LineFrame
-from runtime.line.plant import Plant
+from runtime.line.plant import BLOCK_SECONDS, Plant
 from runtime.line.plant import Snapshot as PlantSnapshot
 from runtime.loop import Tick
 from wm.surprise import Surprise
@@ -29,15 +29,16 @@ BEFORE_S, AFTER_S = 2.0, 10.0  # of a run that are shown, around the carton's co
 TITLE_S: Final = 1.5
 CLOSING_S: Final = 3.0
 
-INK, MUTED, FAINT = (230, 236, 242), (139, 151, 163), (58, 68, 79)
+INK, MUTED = (230, 236, 242), (139, 151, 163)
 GROUND, CARD, WELL = (13, 17, 22), (22, 28, 35), (14, 19, 25)
 GREEN, AMBER, BLUE, RED = (76, 195, 138), (245, 184, 61), (96, 170, 250), (242, 92, 96)
 
 MARGIN, GAP = 40, 16
 CARD_TOPS, CARD_HEIGHT = (104, 502), 382
-LARGE, SMALL, CURVE = 272, 192, (312, 272)
-HEAT_FROM, HEAT_FULL = 1.0, 8.0  # values of the surprise map: nothing to see, and all the colour
-CURVE_FROM, CURVE_TO = 0.25, 16.0  # of the score's logarithmic axis
+LARGE, SMALL, CURVE = 272, 192, (280, 272)
+CORNER: Final = 10
+HEAT_FROM, HEAT_FULL = 0.8, 4.0  # values of the surprise map: nothing to see, and all the colour
+CURVE_FROM, CURVE_TO = 0.25, 8.0  # of the score's logarithmic axis
 
 TROUBLE: Final[dict[Tail, tuple[str, str]]] = {
     "lid": ("A lid stands open", "One carton comes with its lid up. The hold-down lip may catch it."),
@@ -86,9 +87,7 @@ def draw(reels: Sequence[Reel], closing: str) -> Iterator[Picture]:
         yield from [title(reel)] * round(TITLE_S * RATE_HZ)
         for index in range(len(reel.without.shots))[reel.window]:
             yield scene(reel, index)
-    yield from [card("Flinch", closing, "The jams are not scripted: one snapshot, run twice.")] * round(
-        CLOSING_S * RATE_HZ
-    )
+    yield from [card("Flinch", closing, "No jam is scripted: one snapshot, run twice.")] * round(CLOSING_S * RATE_HZ)
 
 
 def length(reels: Sequence[Reel]) -> int:
@@ -122,11 +121,14 @@ def title(reel: Reel) -> Picture:
 
 
 def card(headline: str, detail: str, note: str) -> Picture:
+    """A card of text; `detail` may have several lines."""
     picture = Image.new("RGB", SIZE, GROUND)
     pen, (width, height) = ImageDraw.Draw(picture), SIZE
-    pen.text((width / 2, height / 2 - 60), headline, INK, _font(64), anchor="mm")
-    pen.text((width / 2, height / 2 + 24), detail, INK, _font(28), anchor="mm")
-    pen.text((width / 2, height / 2 + 84), note, MUTED, _font(22), anchor="mm")
+    lines = [(headline, INK, 64, 100), *((line, INK, 30, 46) for line in detail.splitlines()), (note, MUTED, 22, 60)]
+    y = (height - sum(step for *_, step in lines)) / 2
+    for text, colour, size, step in lines:
+        pen.text((width / 2, y + step / 2), text, colour, _font(size), anchor="mm")
+        y += step
     return picture
 
 
@@ -134,9 +136,9 @@ def scene(reel: Reel, index: int) -> Picture:
     """Both arms at shot `index`, the one without Flinch above."""
     picture = _stage().copy()
     pen = ImageDraw.Draw(picture)
-    time = reel.without.shots[index].frame.time
+    time = reel.without.shots[index].frame.time - reel.onset_s
     pen.text((MARGIN + 118, 66), f"{TROUBLE[reel.kind][0]}  ·  seed {reel.seed}", MUTED, _font(24), anchor="ls")
-    pen.text((SIZE[0] - MARGIN, 66), f"{time - reel.onset_s:+.1f} s", INK, _font(34), anchor="rs")
+    pen.text((SIZE[0] - MARGIN, 66), f"{time:+.1f} s", INK, _font(34), anchor="rs")
     for take, top in zip((reel.without, reel.acted), CARD_TOPS, strict=True):
         _arm(picture, reel, take, index, top)
     return picture
@@ -146,16 +148,17 @@ def _arm(picture: Picture, reel: Reel, take: Take, index: int, top: int) -> None
     shot = take.shots[index]
     reel.plant.restore(shot.plant)
     sharp = reel.plant.picture(LARGE)
-    state, colour = _state(take, index)
-    pill = _pill(state, colour)
-    picture.paste(pill, (SIZE[0] - MARGIN - GAP - 4 - pill.width, top + 16))
-    y = top + 90
     large, small, curve = _columns()
-    picture.paste(Image.fromarray(sharp), (large[0], y))
-    picture.paste(heat(sharp, np.asarray(shot.surprise.map)), (large[1], y))
+    pill, y = _pill(*_state(take, index)), top + 90
+    picture.paste(pill, (large[1] + LARGE - pill.width, top + 17))
+    out = shot.plant.state.cartons_out - take.shots[reel.window.start].plant.state.cartons_out
+    said = f"{out} carton{'' if out == 1 else 's'} out"
+    ImageDraw.Draw(picture).text((curve + CURVE[0], top + 44), said, INK, _font(22), anchor="rs")
+    images = sharp, heat(sharp, np.asarray(shot.surprise.map))
     seen = shot.frame.image, _bytes(shot.surprise.expected), _bytes(shot.surprise.forecast)
-    for image, x in zip(seen, small, strict=True):
-        picture.paste(Image.fromarray(image).resize((SMALL, SMALL), Image.Resampling.NEAREST), (x, y))
+    for image, x, size in zip((*images, *seen), (*large, *small), 2 * [LARGE] + 3 * [SMALL], strict=True):
+        scaled = Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST)
+        picture.paste(scaled, (x, y), _corners(size))
     picture.paste(_feeder(float(shot.frame.sensors[TAGS.index("feeder_speed")])), (small[0], y + SMALL + 24))
     picture.paste(_curve(reel, take, index), (curve, y))
 
@@ -176,11 +179,15 @@ def _stage() -> Picture:
     pen = ImageDraw.Draw(picture)
     pen.text((MARGIN, 66), "Flinch", INK, _font(34), anchor="ls")
     large, small, curve = _columns()
-    captions = ("the line", "surprise", "the model's camera", "foreseen 2 s ago", "foreseen for 2 s ahead", "score")
-    for name, top in zip(("Without Flinch", "With Flinch"), CARD_TOPS, strict=True):
+    captions = ("the line", "surprise", "what the model sees", "as forecast 2 s ago", "forecast 2 s ahead", "score")
+    note = "since the carton came into view"
+    pen.text((SIZE[0] - MARGIN - 130, 66), note, MUTED, _font(20), anchor="rs")
+    names = ("Without Flinch", "mode shadow"), ("With Flinch", "mode act")
+    for (name, mode), top in zip(names, CARD_TOPS, strict=True):
         ground = _rounded((SIZE[0] - 2 * MARGIN, CARD_HEIGHT), 18, CARD, GROUND)
         picture.paste(ground, (MARGIN, top))
         pen.text((large[0], top + 44), name, INK, _font(28), anchor="ls")
+        pen.text((large[0] + _font(28).getlength(name) + 14, top + 44), mode, MUTED, _font(17), anchor="ls")
         for x, caption in zip((*large, *small, curve), captions, strict=True):
             pen.text((x, top + 80), caption, MUTED, _font(17), anchor="ls")
     return picture
@@ -188,23 +195,24 @@ def _stage() -> Picture:
 
 def _state(take: Take, index: int) -> tuple[str, Colour]:
     shot = take.shots[index]
-    if take.block_s is not None and shot.frame.time >= take.block_s:
+    known = take.block_s is not None and 0.0 <= shot.frame.time - take.block_s <= BLOCK_SECONDS
+    if known or shot.plant.state.blocked:
         return "JAMMED", RED
     if shot.frame.status.in_force:
         return "FEEDER SLOWED", BLUE
     return ("ALARM", AMBER) if shot.tick.alarm.on else ("RUNNING", GREEN)
 
 
-def heat(sharp: NDArray[np.uint8], surprise: NDArray[np.float32]) -> Picture:
+def heat(sharp: NDArray[np.uint8], surprise: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The map [rows, columns] as a glow over a picture [H, W, 3] that steps back."""
     height, width, _ = sharp.shape
     grown = Image.fromarray(surprise.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     value = np.log(np.maximum(np.asarray(grown), 1e-3) / HEAT_FROM) / log(HEAT_FULL / HEAT_FROM)
     value = np.clip(value, 0.0, 1.0)[..., None].astype(np.float32)
-    grey = sharp.mean(axis=-1, keepdims=True) * 0.55 + np.float32(10)
+    grey = sharp.mean(axis=-1, keepdims=True) * 0.5 + np.float32(8)
     glow = np.asarray(AMBER, np.float32) * (1 - value) + np.asarray((255, 60, 50), np.float32) * value
-    alpha = 0.82 * np.sqrt(value)
-    return Image.fromarray((grey * (1 - alpha) + glow * alpha).astype(np.uint8))
+    alpha = 0.9 * np.sqrt(value)
+    return (grey * (1 - alpha) + glow * alpha).astype(np.uint8)
 
 
 def _bytes(image: object) -> NDArray[np.uint8]:
@@ -241,11 +249,13 @@ def _curve(reel: Reel, take: Take, index: int) -> Picture:
     for dash in range(20, width - 20, 16):
         pen.line([(dash, level), (dash + 8, level)], MUTED, 2)
     pen.text((width - 20, level + 8), "alarm threshold", MUTED, _font(28), anchor="rt")
-    for name, time, colour, row in _marks(take, past):
-        x = place(time, 1.0)[0]
+    marks = [(name, place(time, 1.0)[0], colour, row) for name, time, colour, row in _marks(take, past)]
+    for _, x, colour, _ in marks:
         pen.line([(x, 20), (x, height - 24)], colour, 3)
-        end = x > width - 170
-        pen.text((x - 10 if end else x + 10, 22 + 36 * row), name, colour, _font(30), anchor="rt" if end else "lt")
+    for name, x, colour, row in marks:
+        end = x > width - 120
+        at = x - 10 if end else x + 10, height - 60 - 36 * row
+        pen.text(at, name, colour, _font(30), anchor="rt" if end else "lt")
     points = [(place(shot.frame.time, shot.tick.score), shot.tick.score) for shot in past]
     for (a, _), (b, score) in pairwise(points):
         pen.line([a, b], AMBER if score >= 1.0 else INK, 5)
@@ -256,11 +266,11 @@ def _curve(reel: Reel, take: Take, index: int) -> Picture:
 
 
 def _marks(take: Take, past: Sequence[Shot]) -> Iterator[tuple[str, float, Colour, int]]:
-    """Name, time, colour and row of what has happened so far: first alarm, first slowing, jam."""
+    """Name, time, colour and row of what has happened so far: the first alarm shown, the first slowing, the jam."""
     alarm = next((shot.frame.time for shot in past if shot.tick.alarm.on), None)
     slowed = next((shot.frame.time for shot in past if shot.frame.status.in_force), None)
     jam = take.block_s if past and take.block_s is not None and past[-1].frame.time >= take.block_s else None
-    marks = (("alarm", alarm, AMBER), ("slowed", slowed, BLUE), ("jam", jam, RED))
+    marks = (("jam", jam, RED), ("slowed", slowed, BLUE), ("alarm", alarm, AMBER))  # from the lowest row up
     for row, (name, time, colour) in enumerate(marks):
         if time is not None:
             yield name, time, colour, row
@@ -272,6 +282,12 @@ def _pill(text: str, colour: Colour) -> Picture:
     picture = _rounded((width, 36), 18, colour, CARD).copy()
     ImageDraw.Draw(picture).text((width / 2, 18), text, GROUND, _font(18), anchor="mm")
     return picture
+
+
+@cache
+def _corners(size: int) -> Picture:
+    """The mask of a picture with round corners."""
+    return _rounded((size, size), CORNER, (255, 255, 255), (0, 0, 0)).convert("L")
 
 
 @cache

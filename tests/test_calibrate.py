@@ -23,6 +23,11 @@ def test_beyond_the_footage_an_exponential_tail_is_continued():
     assert calibrate.threshold(peaks, 1e-4) == pytest.approx(-np.log(1e-4), rel=0.25)
 
 
+def test_the_fewest_blocks_still_carry_a_tail():
+    peaks = np.random.default_rng(2).exponential(size=calibrate.FEWEST_BLOCKS)
+    assert calibrate.threshold(peaks, 0.02) > peaks.mean()
+
+
 def test_a_rarer_alarm_needs_a_higher_threshold():
     peaks = np.random.default_rng(1).gumbel(size=1000)
     thresholds = [calibrate.threshold(peaks, chance) for chance in (0.1, 0.01, 0.002, 0.0005, 0.0002)]
@@ -62,7 +67,7 @@ def untrained():
 def test_footage_too_short_for_the_promise_is_refused_with_the_minutes_it_takes(untrained, tmp_path):
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(200,))
     with pytest.raises(InputError, match=r"cannot be promised from 0\.2 minutes .* 48\.0 minutes are needed"):
-        calibrate.calibrate(untrained, footage, "holdout", false_alarms=1, hours=8)
+        calibrate.calibrate(untrained, footage, "holdout", false_alarms=1, hours=8, watched=print)
 
 
 def test_footage_of_another_kind_is_refused_by_what_differs(tmp_path):
@@ -74,10 +79,14 @@ def test_footage_of_another_kind_is_refused_by_what_differs(tmp_path):
 
 def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tmp_path):
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
-    calibration, promise = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1)
+    told: list[int] = []
+    calibration, promise = calibrate.calibrate(
+        untrained, footage, "holdout", false_alarms=100, hours=1, watched=told.append
+    )
     bundle = untrained.__class__(**{**vars(untrained), "calibration": calibration})
-    scores = [calibrate.replay(bundle, footage, "holdout", number)[0] for number in range(2)]
+    scores = [calibrate.replay(bundle, footage, "holdout", number, told.append)[0] for number in range(2)]
     blocks = np.concatenate([calibrate.held(score[30:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
     assert promise.blocks == len(blocks) == 22
     assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
     assert promise.low <= promise.high
+    assert sum(told) == 2 * 1200

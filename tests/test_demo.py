@@ -1,13 +1,20 @@
 """The demo: honest figures from what happened, and a run that happens the same way twice."""
 
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
+from PIL import Image
 
 from runtime import demo, story
 from runtime.demo import Outcome
+from runtime.line import server
 from wm import bundle
 from wm.errors import InputError
 
@@ -67,21 +74,83 @@ def test_trouble_is_a_pure_function_of_the_seed_and_of_every_kind():
     assert {kind for _, kind in troubles} == {"lid", "skew", "double"}
 
 
-def test_a_run_happens_the_same_way_twice_and_becomes_a_video(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "RUN_IN_S", 1.0)
-    monkeypatch.setattr(demo, "WARM_UP_S", 0.4)
-    monkeypatch.setattr(demo, "ARM_S", 1.0)
+def test_the_story_shows_the_runs_that_jam_and_each_kind_before_a_second_of_it():
+    kinds = ("lid", "lid", "skew", "lid", "lid", "double")
+    jams = [replace(JAM, kind=kind) for kind in kinds]
+    assert demo.starring([PASSES, *jams]) == [1, 2, 3, 6]
+    assert demo.starring([PASSES, PASSES]) == [0, 1]
+
+
+def test_what_fails_half_way_leaves_the_old_file_and_no_other(tmp_path: Path):
+    file = tmp_path / "summary.json"
+    file.write_text("old")
+    with pytest.raises(RuntimeError), demo.appearing(file) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("summary.json", "old")]
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a few seconds, before the tail carton has come into view."""
+    for name, seconds in (("RUN_IN_S", 1.0), ("WARM_UP_S", 0.4), ("ARM_S", 1.0)):
+        monkeypatch.setattr(demo, name, seconds)
+    monkeypatch.setattr(story, "TITLE_S", 0.1)
+    monkeypatch.setattr(story, "CLOSING_S", 0.2)
+
+
+@pytest.mark.usefixtures("brief")
+def test_a_run_happens_the_same_way_twice():
     model = bundle.load(demo.BUNDLE)
     runs = [demo.perform(model, 4, lambda _: lambda: None) for _ in range(2)]
     assert runs[0][0] == runs[1][0]
     scores = [[shot.tick.score for shot in reel.without.shots + reel.acted.shots] for _, reel in runs]
     assert scores[0] == scores[1]
-    reel = runs[0][1]
-    pictures = [story.title(reel), story.scene(reel, len(reel.without.shots) - 1)]
-    assert {picture.size for picture in pictures} == {story.SIZE}
-    story.encode(tmp_path / "story.mp4", pictures * 3)
+
+
+@pytest.mark.usefixtures("brief")
+def test_the_demo_ends_with_a_summary_a_video_and_a_still(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert demo.run((4, 5), tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["story.mp4", "story.png", "summary.json"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["seeds"], summary["jams_without"], summary["lead_times_s"]) == ([4, 5], 0, [])
     with av.open(str(tmp_path / "story.mp4")) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 6
+        sizes = [(frame.width, frame.height) for frame in video.decode(video=0)]
+    assert sizes == [story.SIZE] * (2 * (1 + 14) + 2)
+    assert Image.open(tmp_path / "story.png").size == story.SIZE
+    assert "0 of 2 runs jammed without Flinch, 0 with it" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("brief")
+def test_an_interrupt_leaves_no_plc_process_behind(monkeypatch: pytest.MonkeyPatch):
+    started: list[int] = []
+    running = server.running
+
+    @contextmanager
+    def noted(**options: Any) -> Iterator[server.Running]:
+        with running(**options) as plc:
+            started.append(plc.pid)
+            yield plc
+
+    def scene(name: str) -> Callable[[], None]:
+        def tick() -> None:
+            if "Flinch" in name:
+                raise KeyboardInterrupt
+
+        return tick
+
+    monkeypatch.setattr(server, "running", noted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.perform(bundle.load(demo.BUNDLE), 4, scene)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+
+
+def test_a_missing_bundle_is_refused_and_nothing_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(demo, "BUNDLE", tmp_path / "nowhere")
+    with pytest.raises(InputError, match="nowhere is not a bundle"):
+        demo.run((4,), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_out_that_is_a_file_is_refused(tmp_path: Path):

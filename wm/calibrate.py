@@ -7,6 +7,7 @@ is fitted to the upper blocks (peaks over threshold: Coles, An Introduction to S
 chapter 4). How far a tail may be trusted is limited, and footage that cannot carry the promise is refused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -26,7 +27,8 @@ CHUNK = 500
 BLOCK_S = 5.0
 TAIL_SHARE = 0.1
 FURTHEST = 10.0
-FEWEST_BLOCKS = 10
+FEWEST_EXCESSES = 10
+FEWEST_BLOCKS = 12
 RESAMPLES = 200
 PLACE_QUANTILE = 0.99
 LEVEL_QUANTILE = 0.999
@@ -60,10 +62,13 @@ def check(bundle: Bundle, footage: Footage) -> None:
             )
 
 
-def replay(bundle: Bundle, footage: Footage, split: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+def replay(
+    bundle: Bundle, footage: Footage, split: str, number: int, watched: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores `[T]` and errors `[T, Q, P]` of one recorded episode, by the function that the runtime runs.
 
-    Frames are read and scored in chunks, so memory holds no more than the errors.
+    Frames are read and scored in chunks, so memory holds no more than the errors; `watched` is told how many frames
+    each chunk had.
     """
     state, scores, errors = bundle.start(), [], []
     length = footage.lengths(split)[number]
@@ -74,6 +79,7 @@ def replay(bundle: Bundle, footage: Footage, split: str, number: int) -> tuple[n
         state, score, error = bundle.replay(state, observations, _padded(chunk.actions))
         scores.append(np.asarray(score)[: length - first])
         errors.append(np.asarray(error)[: length - first])
+        watched(len(chunk.times))
     return np.concatenate(scores), np.concatenate(errors)
 
 
@@ -88,9 +94,11 @@ def held(scores: np.ndarray, frames: int) -> np.ndarray:
 
 
 def calibrate(
-    bundle: Bundle, footage: Footage, split: str, false_alarms: float, hours: float
+    bundle: Bundle, footage: Footage, split: str, false_alarms: float, hours: float, watched: Callable[[int], None]
 ) -> tuple[Calibration, Promise]:
     """Calibration for at most `false_alarms` in `hours`, from the normal footage of one split.
+
+    `watched` is told, as it goes, how many more frames were watched.
 
     Raises:
       InputError: the footage is of another kind than the bundle's, or too short to promise that rate.
@@ -106,7 +114,7 @@ def calibrate(
             f"of usable footage in split '{split}'; {needed * BLOCK_S / 60:.1f} minutes are needed."
         )
     numbers = range(len(footage.lengths(split)))
-    episodes = [replay(bundle, footage, split, number)[1][warm:] for number in numbers]
+    episodes = [replay(bundle, footage, split, number, watched)[1][warm:] for number in numbers]
     episodes = [errors for errors in episodes if len(errors)]
     scale, level = normal(bundle.config, bundle.monitor, np.concatenate(episodes))
     calibration = Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.ones(()))
@@ -150,8 +158,9 @@ def threshold(peaks: np.ndarray, chance: float) -> float:
     """The raw score that a block's maximum passes with probability `chance`, from maxima `[n]` of normal blocks."""
     if chance * len(peaks) >= 1.0:
         return float(np.quantile(peaks, 1.0 - chance, method="higher"))
-    base = np.quantile(peaks, 1.0 - TAIL_SHARE)
-    excess = peaks[peaks > base] - base
+    upper = max(FEWEST_EXCESSES, round(TAIL_SHARE * len(peaks)))
+    base = np.sort(peaks)[-upper - 1]
+    excess = np.sort(peaks)[-upper:] - base
     shape, _, scale = genpareto.fit(excess, floc=0.0)
     return float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale))
 

@@ -133,11 +133,13 @@ class MonitorConfig:
       horizons_s: seconds between a forecast and the frame it is compared with; 0 stands for one frame.
       shown_s: seconds ahead of the forecast that is decoded for people.
       worst: how many of the worst patches make the score.
+      settle_s: seconds that the filter needs from the first frame on; a forecast launched earlier is not compared.
     """
 
     horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
     shown_s: float = 2.0
     worst: int = 3
+    settle_s: float = 1.0
 
     def horizons(self, rate_hz: float) -> tuple[int, ...]:
         """The horizons in frames, each at least one."""

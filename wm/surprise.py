@@ -113,8 +113,8 @@ def watch(
     arrived = jax.tree.map(lambda x: x[compared], in_flight)
     prediction = model.decode(config, params, arrived)
     errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors[compared]))
-    in_time = jnp.array(horizons) <= state.tick
-    ratio = jnp.where(in_time[:, None], errors / calibration.scale, 0.0)
+    in_time = jnp.array(horizons) + round(monitor.settle_s * rate_hz) <= state.tick
+    ratio = in_time[:, None] * errors / calibration.scale
     score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
 
     shown = round(monitor.shown_s * rate_hz)

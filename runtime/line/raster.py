@@ -47,7 +47,8 @@ class Canvas(NamedTuple):
             x, y = _pixel_centres(box)
             place = inverse[:, 0, None, None] * x + (inverse[:, 1, None, None] * y + inverse[:, 2, None, None])
             nearness = place[2]
-            u, v = place[:2] / nearness
+            with np.errstate(divide="ignore", invalid="ignore"):  # pixels on the quad's horizon lie outside of it
+                u, v = place[:2] / nearness
             nearer = (u >= 0) & (u < 1) & (v >= 0) & (v < 1) & (nearness > self.nearness[box])
             height, width, _ = texture.shape
             texels = texture[(v[nearer] * height).astype(np.intp), (u[nearer] * width).astype(np.intp)]
