@@ -85,7 +85,7 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     )
     bundle = untrained.__class__(**{**vars(untrained), "calibration": calibration})
     scores = [calibrate.replay(bundle, footage, "holdout", number, told.append)[0] for number in range(2)]
-    blocks = np.concatenate([calibrate.held(score[30:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
+    blocks = np.concatenate([calibrate.held(score[40:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
     assert promise.blocks == len(blocks) == 22
     assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
     assert promise.low <= promise.high

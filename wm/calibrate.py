@@ -104,7 +104,8 @@ def calibrate(
       InputError: the footage is of another kind than the bundle's, or too short to promise that rate.
     """
     check(bundle, footage)
-    warm = max(bundle.monitor.horizons(bundle.spec.rate_hz))
+    rate_hz = bundle.spec.rate_hz
+    warm = max(bundle.monitor.horizons(rate_hz)) + bundle.monitor.settle(rate_hz)
     block = round(BLOCK_S * bundle.spec.rate_hz)
     needed = max(FEWEST_BLOCKS, hours * 3600 / BLOCK_S / false_alarms / FURTHEST)
     have = sum(max(length - warm, 0) // block for length in footage.lengths(split))

@@ -145,6 +145,10 @@ class MonitorConfig:
         """The horizons in frames, each at least one."""
         return tuple(max(1, round(seconds * rate_hz)) for seconds in self.horizons_s)
 
+    def settle(self, rate_hz: float) -> int:
+        """Frames that the filter needs before its forecasts count."""
+        return round(self.settle_s * rate_hz)
+
 
 @dataclass(frozen=True)
 class AlarmConfig:

@@ -113,7 +113,7 @@ def watch(
     arrived = jax.tree.map(lambda x: x[compared], in_flight)
     prediction = model.decode(config, params, arrived)
     errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors[compared]))
-    in_time = jnp.array(horizons) + round(monitor.settle_s * rate_hz) <= state.tick
+    in_time = jnp.array(horizons) + monitor.settle(rate_hz) <= state.tick
     ratio = in_time[:, None] * errors / calibration.scale
     score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
 

@@ -4,7 +4,6 @@ The whole state of a run is (params, optimiser state, step, position in the foot
 every random number is derived from the seed and the step: a resumed run equals the uninterrupted one bit for bit.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -172,7 +171,7 @@ def fit(
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    train=ocp.args.StandardSave(state), loader=ocp.args.JsonSave(_plain(batches.get_state()))
+                    train=ocp.args.StandardSave(state), loader=ocp.args.JsonSave(batches.get_state())
                 ),
             )
             rate = (step - first) / (time.monotonic() - began)
@@ -187,7 +186,3 @@ def _held_out(footage: Footage, train: TrainConfig, seed: int) -> Batch | None:
         return None
     batches = windows(footage, "holdout", length=train.length, batch=HELD_OUT_WINDOWS, seed=seed)
     return next(iter(batches))
-
-
-def _plain(loader_state: Any) -> Any:
-    return json.loads(json.dumps(loader_state))
