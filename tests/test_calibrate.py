@@ -50,7 +50,7 @@ def test_an_alarm_comes_exactly_when_the_held_score_reaches_one(scores, frames):
 
 def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
     config = ModelConfig(image=(16, 16, 3), sensors=1, actions=0)
-    errors = np.ones((100, 5, 9))
+    errors = np.ones((100, 5, 13))
     errors[..., 0] = 0.0
     scale, level = calibrate.normal(config, MonitorConfig(), errors)
     np.testing.assert_allclose(scale[:, 0], 0.1)

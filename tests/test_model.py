@@ -107,6 +107,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     expected = (
         terms["image"]
         + terms["sensors"]
+        + terms["variance"]
+        + terms["open_loop_variance"]
         + 2.0 * (terms["open_loop_image"] + terms["open_loop_sensors"])
         + 0.5 * terms["kl_dynamics"]
         + 0.1 * terms["kl_representation"]
@@ -121,11 +123,26 @@ def test_free_nats_are_the_least_that_the_kl_can_cost():
 
 
 def test_errors_are_squared_differences_in_units_of_the_full_scale():
-    prediction = model.Prediction(jnp.full((1, 1, 1), 0.5), jnp.array([0.0]))
+    prediction = model.Prediction(jnp.full((1, 1, 1), 0.5), jnp.full((1, 1), jnp.log(0.125)), jnp.array([0.0]))
     observation = Observation(jnp.full((1, 1, 1), 255, jnp.uint8), jnp.array([np.e - 1.0]))
     variables = {"normaliser": Normaliser(jnp.zeros(1), jnp.ones(1), jnp.zeros(0), jnp.ones(0))}
     np.testing.assert_allclose(model.image_error(prediction, observation), [[[0.25]]])
+    relative = model.relative_image_error(prediction, jnp.full((1, 1, 1), 0.25))
+    np.testing.assert_allclose(relative, [[2.0 + 8 / 255**2]], rtol=1e-6)
     np.testing.assert_allclose(model.sensor_error(variables, prediction, observation), [1.0], rtol=1e-6)
+
+
+def test_the_variance_is_fitted_without_a_change_to_anything_else():
+    train = TrainConfig(context=3, open_loop=3, decoded=2)
+    variables, batch = variables_of(CONFIG), batch_of(CONFIG, train.length)
+
+    def variance_loss(params):
+        _, terms = model.loss(CONFIG, train, {**variables, "params": params}, batch, jax.random.key(4))
+        return terms["variance"] + terms["open_loop_variance"]
+
+    gradients = jax.grad(variance_loss)(variables["params"])
+    moved = [jax.tree_util.keystr(place) for place, leaf in jax.tree.leaves_with_path(gradients) if np.any(leaf)]
+    assert len(moved) == 2 and all("image_decoder" in place and "Dense_2" in place for place in moved)
 
 
 def test_the_decoder_shows_the_background_when_the_state_says_nothing():

@@ -91,18 +91,19 @@ def test_horizons_in_frames_follow_the_rate():
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_the_score_keeps_the_worst_places(jit):
-    ratio = np.zeros((5, 2 * CONFIG.cells + 1), np.float32)
+    ratio = np.zeros((5, 3 * CONFIG.cells + 1), np.float32)
     ratio[:, 2] = 9.0
-    ratio[:, CONFIG.cells + 1] = 6.0
-    ratio[:, CONFIG.cells + 3] = 3.0
-    ratio[:, -1] = 4.0
+    ratio[:, CONFIG.cells] = 12.0
+    ratio[:, 2 * CONFIG.cells + 1] = 6.0
+    ratio[:, 2 * CONFIG.cells + 3] = 3.0
+    ratio[:, -1] = 5.0
     run = jax.jit(surprise.levels, static_argnums=(0, 1)) if jit else surprise.levels
-    np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 3.0, 4.0], (5, 1)), rtol=1e-6)
+    np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 4.0, 3.0, 5.0], (5, 1)), rtol=1e-6)
 
 
 def test_the_raw_score_is_the_strongest_level_in_units_of_the_normal_one():
-    ratio = np.zeros((5, 2 * CONFIG.cells + 1), np.float32)
-    level = jnp.tile(jnp.array([0.5, 1.0, 2.0]), (5, 1))
+    ratio = np.zeros((5, 3 * CONFIG.cells + 1), np.float32)
+    level = jnp.tile(jnp.array([0.5, 1.0, 1.0, 2.0]), (5, 1))
     ratio[3, 0] = 3.0
     np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (3.0 / 3) / 0.5)
     ratio[0, -1] = 10.0

@@ -31,7 +31,7 @@ from wm.errors import InputError
 from wm.surprise import Calibration, MonitorState, Surprise
 from wm.types import Normaliser, Observation
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

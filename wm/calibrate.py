@@ -137,17 +137,16 @@ def calibrate(
 
 
 def normal(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The normal error of every place and horizon `[Q, P]` and the normal level of every horizon `[Q, 3]`, of errors
-    `[T, Q, P]`.
+    """The normal error of every place and horizon `[Q, P]` and the normal level of every horizon and kind `[Q, 4]`, of
+    errors `[T, Q, P]`.
 
     A place's error is measured by its upper quantile, never below a tenth of the median place of its kind: a patch in
     which nothing ever moves must not turn a grain of noise into an alarm.
     """
     scale = np.quantile(errors, PLACE_QUANTILE, axis=0)
-    kinds = np.split(scale, [config.cells, 2 * config.cells], axis=-1)
     floored = [
         np.maximum(kind, np.maximum(0.1 * np.median(kind, axis=-1, keepdims=True), 1e-6)) if kind.shape[-1] else kind
-        for kind in kinds
+        for kind in surprise.kinds(config, jnp.asarray(scale))
     ]
     scale = np.concatenate(floored, axis=-1).astype(np.float32)
     levels = np.asarray(surprise.levels(config, monitor, jnp.asarray(errors / scale)))

@@ -40,7 +40,8 @@ class ModelConfig:
       embed: units of the embedding of a patch.
       deter: deterministic units of a cell.
       groups, classes: categoricals of a cell and values of each.
-      hidden: units of the hidden layers. decoder: units of the decoder's widest layer.
+      hidden: units of the hidden layers. wide: units of the picture's encoder and decoder, which run once a frame
+        and not once a step of a rollout.
       unimix: share of the uniform distribution in every categorical (DreamerV3, section "World model learning").
     """
 
@@ -48,12 +49,12 @@ class ModelConfig:
     sensors: int
     actions: int
     patch: int = 8
-    embed: int = 48
-    deter: int = 48
-    groups: int = 4
+    embed: int = 64
+    deter: int = 96
+    groups: int = 8
     classes: int = 8
-    hidden: int = 64
-    decoder: int = 128
+    hidden: int = 96
+    wide: int = 256
     unimix: float = 0.01
 
     @classmethod
@@ -85,10 +86,10 @@ class ModelConfig:
 
 
 PRESETS: dict[str, dict[str, int]] = {
-    "debug": dict(embed=16, deter=16, groups=2, classes=4, hidden=16, decoder=16),
+    "debug": dict(embed=16, deter=16, groups=2, classes=4, hidden=16, wide=16),
     "small": {},
-    "base": dict(embed=96, deter=128, groups=8, classes=8, hidden=192, decoder=256),
-    "large": dict(embed=256, deter=384, groups=16, classes=16, hidden=512, decoder=768),
+    "base": dict(embed=96, deter=128, groups=8, classes=8, hidden=192, wide=512),
+    "large": dict(embed=256, deter=384, groups=16, classes=16, hidden=512, wide=1024),
 }
 
 
@@ -106,7 +107,7 @@ class TrainConfig:
     """
 
     steps: int = 10_000
-    batch: int = 8
+    batch: int = 4
     context: int = 12
     open_loop: int = 16
     decoded: int = 6

@@ -20,6 +20,8 @@ from wm.types import Batch, LatentState, Normaliser, Observation
 
 Variables = dict[str, Any]
 
+GREY_LEVEL = 1 / 255
+
 
 @struct.dataclass
 class Prediction:
@@ -27,10 +29,12 @@ class Prediction:
 
     Attributes:
       image: `[..., H, W, C]` float32, 0..1 where the model is right, or None without a camera.
+      log_variance: `[..., H, W]` float32, log of the squared error that the model expects of a pixel, or None.
       sensors: `[..., S]` float32, symlog of the normalised tags.
     """
 
     image: Array | None
+    log_variance: Array | None
     sensors: Array
 
 
@@ -58,10 +62,9 @@ class _Networks(nn.Module):
         return self.rssm.posterior(deter, embedding)
 
     def decode(self, features: Array) -> Prediction:
-        return Prediction(
-            self.image_decoder(features) if self.config.image else None,
-            self.sensor_decoder(features) if self.config.sensors else jnp.zeros((*features.shape[:-2], 0)),
-        )
+        image, log_variance = self.image_decoder(features) if self.config.image else (None, None)
+        sensors = self.sensor_decoder(features) if self.config.sensors else jnp.zeros((*features.shape[:-2], 0))
+        return Prediction(image, log_variance, sensors)
 
     def everything(self, image: Array | None, sensors: Array, action: Array) -> Prediction:
         embedding = self.encode(image, sensors)
@@ -153,6 +156,14 @@ def image_error(prediction: Prediction, observation: Observation) -> Array:
     return jnp.square(prediction.image - observation.image.astype(jnp.float32) / 255.0)
 
 
+def relative_image_error(prediction: Prediction, error: Array) -> Array:
+    """A picture's squared error `[..., H, W, C]` in units of the variance that the model expects, `[..., H, W]`: 1 is
+    as expected. A grey level is added to the error, so that no pixel is ever expected to be exact.
+    """
+    assert prediction.log_variance is not None
+    return (error.mean(axis=-1) + GREY_LEVEL**2) * jnp.exp(-prediction.log_variance)
+
+
 def sensor_error(variables: Variables, prediction: Prediction, observation: Observation) -> Array:
     """Squared error of the sensors in symlog of their normalised values, `[..., S]`."""
     return jnp.square(prediction.sensors - symlog(variables["normaliser"].sensors(observation.sensors)))
@@ -164,9 +175,11 @@ def loss(
     """Loss of a `[B, T]` batch, T = context + open_loop, and its named terms, each a mean over windows and frames.
 
     The reconstruction of filtered states, the reconstruction of an open-loop rollout that starts after the context
-    (both at random frames: decoding is what costs), the balanced KL with free nats (DreamerV3, equations 2 and 3).
+    (both at random frames: decoding is what costs), the balanced KL with free nats (DreamerV3, equations 2 and 3), and
+    the Gaussian log likelihood of the pictures' errors, which fits the variance alone.
     """
     keys = iter(jax.random.split(key, 5))
+    still = jax.lax.stop_gradient
     size = batch.action.shape[0]
     embedding = encode(config, variables, batch.observation)
     states, posterior = observe(config, variables, rssm.start(config, (size,)), embedding, batch.action, next(keys))
@@ -177,8 +190,11 @@ def loss(
         states, observation = jax.tree.map(lambda x: x[:, times], (states, observation))
         prediction = decode(config, variables, states)
         terms = {}
-        if config.image:
-            terms["image"] = jnp.sum(image_error(prediction, observation), axis=(-3, -2, -1)).mean()
+        if prediction.log_variance is not None:
+            error = image_error(prediction, observation)
+            terms["image"] = jnp.sum(error, axis=(-3, -2, -1)).mean()
+            relative = relative_image_error(prediction, still(error))
+            terms["variance"] = jnp.mean(relative + prediction.log_variance)
         if config.sensors:
             terms["sensors"] = jnp.sum(sensor_error(variables, prediction, observation), axis=-1).mean()
         return terms
@@ -190,7 +206,6 @@ def loss(
     for name, value in reconstruction(dream, ahead.observation, next(keys)).items():
         terms[f"open_loop_{name}"] = value
 
-    still = jax.lax.stop_gradient
     for name, divergence in {
         "kl_dynamics": rssm.kl(still(posterior), priors),
         "kl_representation": rssm.kl(posterior, still(priors)),
@@ -199,8 +214,10 @@ def loss(
 
     weights = {
         "image": 1.0,
+        "variance": 1.0,
         "sensors": train.beta_sensors,
         "open_loop_image": train.beta_open_loop,
+        "open_loop_variance": 1.0,
         "open_loop_sensors": train.beta_open_loop * train.beta_sensors,
         "kl_dynamics": train.beta_dynamics,
         "kl_representation": train.beta_representation,

@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         c = self.config
         embedding = self.param("position", nn.initializers.normal(0.1), (c.cells, c.embed))
         if image is not None:
-            x = nn.silu(nn.Dense(c.hidden)(to_patches(image - 0.5, c.patch)))
+            x = nn.silu(nn.Dense(c.wide)(to_patches(image - 0.5, c.patch)))
             embedding = embedding + nn.Dense(c.embed)(x)
         if c.sensors:
             x = nn.silu(nn.Dense(c.hidden)(symlog(sensors)))
@@ -86,20 +86,28 @@ class Encoder(nn.Module):
 
 class ImageDecoder(nn.Module):
     """Features of the cells `[..., N, F]` to a picture `[..., H, W, C]` in 0..1, as the change against a learnt
-    background: the camera does not move.
+    background (the camera does not move), and to the log variance `[..., H, W]` of each pixel.
+
+    Nothing flows back from the variance to the features, so that the picture is fitted as if there were none (Stirn et
+    al., Faithful Heteroscedastic Regression with Neural Networks, 2023).
     """
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, features: Array) -> Array:
+    def __call__(self, features: Array) -> tuple[Array, Array]:
         c = self.config
         assert c.image
+        height, width, channels = c.image
         near = Mix(c.hidden, c.grid)(features)
-        x = nn.silu(nn.Dense(c.decoder)(jnp.concatenate([near, features], axis=-1)))
-        change = nn.Dense(c.patch * c.patch * c.image[2], kernel_init=nn.initializers.normal(0.01))(x)
+        x = nn.silu(nn.Dense(c.wide)(jnp.concatenate([near, features], axis=-1)))
+        change = nn.Dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
         background = self.param("background", nn.initializers.constant(0.5), c.image)
-        return background + from_patches(change, c.image, c.patch)
+        log_variance = nn.Dense(c.patch * c.patch, bias_init=nn.initializers.constant(-4.0))(jax.lax.stop_gradient(x))
+        return (
+            background + from_patches(change, c.image, c.patch),
+            from_patches(log_variance, (height, width, 1), c.patch)[..., 0],
+        )
 
 
 class SensorDecoder(nn.Module):

@@ -2,8 +2,9 @@
 
 Every tick launches a forecast. It stays in flight for K frames, moved on by the prior alone under the action that was
 really taken, so that slowing the feeder is never a surprise in itself. A frame is compared with the forecasts that were
-launched 1 frame, 0.5, 1, 2 and 3 s before it, in pixels, in latent space (posterior against prior) and in the sensors,
-each error divided by what is normal for that horizon and that place.
+launched 1 frame, 0.5, 1, 2 and 3 s before it: in pixels, in pixels relative to the error that the model itself expects
+of them, in latent space (posterior against prior) and in the sensors, each error divided by what is normal for that
+horizon and that place.
 """
 
 import jax
@@ -23,8 +24,8 @@ class Calibration:
 
     Attributes:
       scale: `[Q, P]` float32, normal error of a place at a horizon.
-      level: `[Q, M]` float32, the highest that the worst places of a horizon normally reach, for pictures, latents and
-        sensors (M = 3).
+      level: `[Q, M]` float32, the highest that the worst places of a horizon normally reach, for each of the M = 4
+        kinds of error that `kinds` tells apart.
       threshold: `[]` float32, the raw score at which a score is 1.
     """
 
@@ -55,7 +56,8 @@ class Surprise:
     Attributes:
       score: `[]` float32; 1 is the alarm threshold.
       map: `[rows, columns]` float32, surprise of every patch; 1 is the upper end of what is normal there.
-      errors: `[Q, P]` float32 raw errors: N patches (mean squared, 0..1 units), N cells (nats), S sensors.
+      errors: `[Q, P]` float32 raw errors, P = 3 N + S: of N patches the mean square (0..1 units) and the mean of it
+        relative to the expected one, of N cells the divergence (nats), of S sensors the square (symlog units).
       expected: `[H, W, C]` float32, the present as it was forecast `shown_s` ago, or None without a camera.
       forecast: `[H, W, C]` float32, the picture `shown_s` from now if the action stays, or None.
     """
@@ -70,7 +72,7 @@ class Surprise:
 def uncalibrated(config: ModelConfig, monitor: MonitorConfig) -> Calibration:
     """A calibration that leaves errors as they are."""
     horizons = len(monitor.horizons_s)
-    return Calibration(jnp.ones((horizons, 2 * config.cells + config.sensors)), jnp.ones((horizons, 3)), jnp.ones(()))
+    return Calibration(jnp.ones((horizons, 3 * config.cells + config.sensors)), jnp.ones((horizons, 4)), jnp.ones(()))
 
 
 def start(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> MonitorState:
@@ -123,22 +125,28 @@ def watch(
     forecast = model.decode(config, params, jax.tree.map(lambda x: x[0, -1], ahead)).image
     expected = None if prediction.image is None else prediction.image[horizons.index(shown)]
 
-    places = ratio[:, : config.cells] + ratio[:, config.cells : 2 * config.cells]
-    surprise = Surprise(score, places.mean(axis=0).reshape(config.grid) / 2.0, errors, expected, forecast)
+    places = jnp.stack(kinds(config, ratio)[:3]).mean(axis=(0, 1))
+    surprise = Surprise(score, places.reshape(config.grid), errors, expected, forecast)
     return MonitorState(latent, in_flight, state.tick + 1), surprise
 
 
-def levels(config: ModelConfig, monitor: MonitorConfig, ratio: Array) -> Array:
-    """Mean of the worst places of each horizon for pictures, latents and sensors: `[..., Q, P]` to `[..., Q, 3]`. A
-    small flap must not drown in a quiet picture.
+def kinds(config: ModelConfig, errors: Array) -> list[Array]:
+    """Errors `[..., P]` told apart: pixels `[..., N]`, relative pixels `[..., N]`, latents `[..., N]` and sensors
+    `[..., S]`.
     """
-    parts = jnp.split(ratio, [config.cells, 2 * config.cells], axis=-1)
+    return jnp.split(errors, [config.cells, 2 * config.cells, 3 * config.cells], axis=-1)
+
+
+def levels(config: ModelConfig, monitor: MonitorConfig, ratio: Array) -> Array:
+    """Mean of the worst places of each horizon and kind: `[..., Q, P]` to `[..., Q, 4]`. A small flap must not drown in
+    a quiet picture.
+    """
 
     def worst(part: Array) -> Array:
         count = min(monitor.worst, part.shape[-1])
         return jax.lax.top_k(part, count)[0].mean(axis=-1) if count else jnp.zeros(part.shape[:-1])
 
-    return jnp.stack([worst(part) for part in parts], axis=-1)
+    return jnp.stack([worst(part) for part in kinds(config, ratio)], axis=-1)
 
 
 def combine(config: ModelConfig, monitor: MonitorConfig, ratio: Array, level: Array) -> Array:
@@ -150,11 +158,13 @@ def _errors(
     config: ModelConfig, params: model.Variables, prediction: model.Prediction, observation: Observation, kl: Array
 ) -> Array:
     """Raw errors of every place at every horizon, `[Q, P]`."""
-    horizons = kl.shape[0]
-    image = jnp.zeros((horizons, config.cells))
+    pixels = relative = jnp.zeros_like(kl)
     if config.image:
-        image = to_patches(model.image_error(prediction, observation), config.patch).mean(axis=-1)
-    return jnp.concatenate([image, kl, model.sensor_error(params, prediction, observation)], axis=-1)
+        error = model.image_error(prediction, observation)
+        pixels = to_patches(error, config.patch).mean(axis=-1)
+        ratio = model.relative_image_error(prediction, error)
+        relative = to_patches(ratio[..., None], config.patch).mean(axis=-1)
+    return jnp.concatenate([pixels, relative, kl, model.sensor_error(params, prediction, observation)], axis=-1)
 
 
 def replay(
