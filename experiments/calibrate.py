@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -42,9 +41,14 @@ def run(flags: Flags) -> None:
     model = bundle.load(flags.bundle)
     footage = Footage.open(flags.footage)
     with progress() as bar:
-        watched = partial(bar.advance, bar.add_task("calibrate", total=footage.frames(flags.split), unit="frames"))
+        task = bar.add_task("calibrate", total=footage.frames(flags.split), unit="frames", visible=False)
         calibration, promise = calibrate.calibrate(
-            model, footage, flags.split, flags.false_alarms, flags.shift_hours, watched
+            model,
+            footage,
+            flags.split,
+            flags.false_alarms,
+            flags.shift_hours,
+            lambda frames: bar.update(task, advance=frames, visible=True),
         )
     entry = {
         **runfolder.provenance(flags),

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
-from wm.errors import InputError
+from wm.errors import InputError, refuse
 
 
 def main(run: Callable[[Any], object]) -> None:
@@ -23,15 +23,9 @@ def main(run: Callable[[Any], object]) -> None:
     try:
         run(flags)
     except InputError as error:
-        sys.exit(refuse(error))
+        refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def refuse(error: InputError) -> int:
-    """Says on stderr in one line what cannot be used; the exit code."""
-    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-    return 2
 
 
 def check_holdout(holdout: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from wm.errors import InputError
+from wm.errors import InputError, refuse
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(tyro.cli(Flags, prog="runtime", description=__doc__)))
     except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
+        refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)

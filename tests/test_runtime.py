@@ -226,7 +226,7 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_code_two_and_leaves_nothin
     process = start(settings_file(tmp_path, bundle=shop / "nowhere", camera__source=shop / "belt.mp4"))
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "nowhere is not a bundle" in stderr
+    assert stderr.startswith("error: ") and "nowhere is not a bundle" in stderr
     assert stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 

@@ -1,5 +1,14 @@
-"""The one exception that a user may see."""
+"""The one exception that a user may see, and the one way to end with it."""
+
+import sys
+from typing import NoReturn
 
 
 class InputError(Exception):
     """What the user gave cannot be used. The message is one sentence: what is wrong, where, and what to do."""
+
+
+def refuse(error: InputError) -> NoReturn:
+    """Ends the process with exit code 2 and the message in one line on stderr."""
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    sys.exit(2)

@@ -27,7 +27,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from runtime.line.program import SCAN_S, PlcState, from_json, to_json
 from runtime.line.rack import DRIVE_ADDRESS, IO_ADDRESS, IO_WORDS, REGISTERS, Rack
 from runtime.registers import COMMAND_WORDS, read_map
-from wm.errors import InputError
+from wm.errors import InputError, refuse
 
 UNIT = 1
 READY = "PLC listening on "
@@ -143,7 +143,7 @@ def running(*, port: int = 0, lockstep: bool = False, state: PlcState | None = N
             try:
                 ready = process.stdout.readline()
                 if not ready.startswith(READY):
-                    raise InputError(process.stderr.read().strip())
+                    raise InputError(process.stderr.read().strip().removeprefix("error: "))
                 yield Running(ready.removeprefix(READY).strip(), process.pid)
             finally:
                 process.kill()
@@ -153,5 +153,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Flags, description=__doc__))
     except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
+        refuse(error)
