@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wm import alarm, calibrate
-from wm.config import AlarmConfig, ModelConfig, MonitorConfig
+from wm.config import AlarmConfig, ModelConfig
 from wm.errors import InputError
 
 
@@ -52,10 +52,9 @@ def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
     config = ModelConfig(image=(16, 16, 3), sensors=1, actions=0)
     errors = np.ones((100, 5, 13))
     errors[..., 0] = 0.0
-    scale, level = calibrate.normal(config, MonitorConfig(), errors)
+    scale = calibrate.normal(config, errors)
     np.testing.assert_allclose(scale[:, 0], 0.1)
     np.testing.assert_allclose(scale[:, 1:], 1.0)
-    np.testing.assert_allclose(level, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +82,7 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     calibration, promise = calibrate.calibrate(
         untrained, footage, "holdout", false_alarms=100, hours=1, watched=told.append
     )
+    assert calibration.level.shape == (5, 4) and np.all(calibration.level > 0)
     bundle = untrained.__class__(**{**vars(untrained), "calibration": calibration})
     scores = [calibrate.replay(bundle, footage, "holdout", number, told.append)[0] for number in range(2)]
     blocks = np.concatenate([calibrate.held(score[40:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
@@ -90,3 +90,16 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
     assert promise.low <= promise.high
     assert sum(told) == 2 * 1200
+
+
+def test_evidence_with_rare_high_moments_does_not_deafen_the_rest(untrained, tmp_path, monkeypatch):
+    def rare(bundle, footage, split, number, watched):
+        errors = np.random.default_rng(number).uniform(0.9, 1.1, (600, 5, 14)).astype(np.float32)
+        errors[[200, 201, 400, 401], 0, :4] *= 100.0
+        return np.zeros(600), errors
+
+    monkeypatch.setattr(calibrate, "replay", rare)
+    footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
+    calibration, _ = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1, watched=print)
+    assert calibration.level[0, 0] > 50 and np.all(calibration.level.ravel()[1:] < 1.5)
+    assert 1.0 <= calibration.threshold < 1.5

@@ -1,23 +1,25 @@
 """From held-out normal footage to a threshold with a stated false-alarm rate.
 
 Nobody sets a threshold. The user names a rate, at most so many false alarms in so many hours; held-out normal footage
-gives the distribution of what the alarm reacts to, the score held over the on-delay, as maxima of short blocks. Where
-the rate lies inside what the footage shows, the threshold is an order statistic; beyond it, a generalised Pareto tail
-is fitted to the upper blocks (peaks over threshold: Coles, An Introduction to Statistical Modeling of Extreme Values,
-chapter 4). How far a tail may be trusted is limited, and footage that cannot carry the promise is refused.
+gives the distribution of what the alarm reacts to, the score held over the on-delay, as maxima of short blocks. Every
+kind of error at every horizon is first measured in units of its own threshold, as if it had to keep the promise alone,
+so that one with rare high moments does not deafen the others; their highest is the score. Where the rate lies inside
+what the footage shows, a threshold is an order statistic; beyond it, a generalised Pareto tail is fitted to the upper
+blocks (peaks over threshold: Coles, An Introduction to Statistical Modeling of Extreme Values, chapter 4). How far a
+tail may be trusted is limited, and footage that cannot carry the promise is refused.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.stats import genpareto
 
 from wm import surprise
 from wm.bundle import Bundle
-from wm.config import ModelConfig, MonitorConfig, to_json
+from wm.config import ModelConfig, to_json
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.surprise import Calibration
@@ -31,7 +33,6 @@ FEWEST_EXCESSES = 10
 FEWEST_BLOCKS = 12
 RESAMPLES = 200
 PLACE_QUANTILE = 0.99
-LEVEL_QUANTILE = 0.999
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,13 @@ def replay(
 
 
 def held(scores: np.ndarray, frames: int) -> np.ndarray:
-    """Least of the last `frames` scores, `[T]`: it reaches 1 exactly when the on-delay lets the alarm come. Before
+    """Least of the last `frames` scores, `[T, ...]`: it reaches 1 exactly when the on-delay lets the alarm come. Before
     `frames` scores are there it is zero.
     """
     if len(scores) < frames:
         return np.zeros_like(scores)
-    windows = np.lib.stride_tricks.sliding_window_view(scores, frames)
-    return np.concatenate([np.zeros(frames - 1, scores.dtype), windows.min(axis=-1)])
+    windows = np.lib.stride_tricks.sliding_window_view(scores, frames, axis=0)
+    return np.concatenate([np.zeros_like(scores[: frames - 1]), windows.min(axis=-1)])
 
 
 def calibrate(
@@ -117,41 +118,41 @@ def calibrate(
     numbers = range(len(footage.lengths(split)))
     episodes = [replay(bundle, footage, split, number, watched)[1][warm:] for number in numbers]
     episodes = [errors for errors in episodes if len(errors)]
-    scale, level = normal(bundle.config, bundle.monitor, np.concatenate(episodes))
-    calibration = Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.ones(()))
-    frames = bundle.alarm.on_delay(bundle.spec.rate_hz)
-    maxima = []
-    for errors in episodes:
-        raw = held(np.asarray(_raw(bundle.config, bundle.monitor, errors, calibration)), frames)
-        maxima.append(raw[: len(raw) // block * block].reshape(-1, block).max(axis=-1))
-    peaks = np.concatenate(maxima)
-    chance = false_alarms / hours * BLOCK_S / 3600
-    value = threshold(peaks, chance)
+    scale = normal(bundle.config, np.concatenate(episodes))
+    levels = [np.asarray(surprise.levels(bundle.config, bundle.monitor, jnp.asarray(x / scale))) for x in episodes]
+    frames, chance = bundle.alarm.on_delay(rate_hz), false_alarms / hours * BLOCK_S / 3600
+
+    def peaks(series: list[np.ndarray]) -> np.ndarray:
+        """Maxima of blocks, `[n, ...]`, of what the alarm reacts to in `[T, ...]` series."""
+        whole = (held(x, frames)[: len(x) // block * block] for x in series)
+        return np.concatenate([x.reshape(-1, block, *x.shape[1:]).max(axis=1) for x in whole])
+
+    alone = peaks(levels)
+    level = np.ones(alone.shape[1:], np.float32)
+    for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
+        level[kind] = threshold(alone[:, *kind], chance)
+    together = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
+    value = threshold(together, chance)
     generator = np.random.default_rng(0)
-    resampled = [threshold(generator.choice(peaks, len(peaks)), chance) for _ in range(RESAMPLES)]
+    resampled = [threshold(generator.choice(together, len(together)), chance) for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, [0.05, 0.95])
     promise = Promise(
-        false_alarms / hours, len(peaks) * BLOCK_S / 3600, len(peaks), float(value), float(low), float(high)
+        false_alarms / hours, len(together) * BLOCK_S / 3600, len(together), float(value), float(low), float(high)
     )
-    return Calibration(calibration.scale, calibration.level, jnp.asarray(value, jnp.float32)), promise
+    return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(value, jnp.float32)), promise
 
 
-def normal(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The normal error of every place and horizon `[Q, P]` and the normal level of every horizon and kind `[Q, 4]`, of
-    errors `[T, Q, P]`.
-
-    A place's error is measured by its upper quantile, never below a tenth of the median place of its kind: a patch in
-    which nothing ever moves must not turn a grain of noise into an alarm.
+def normal(config: ModelConfig, errors: np.ndarray) -> np.ndarray:
+    """The normal error of every place and horizon `[Q, P]`, of errors `[T, Q, P]`: their upper quantile, never below a
+    tenth of the median place of its kind. A patch in which nothing ever moves must not turn a grain of noise into an
+    alarm.
     """
     scale = np.quantile(errors, PLACE_QUANTILE, axis=0)
     floored = [
         np.maximum(kind, np.maximum(0.1 * np.median(kind, axis=-1, keepdims=True), 1e-6)) if kind.shape[-1] else kind
         for kind in surprise.kinds(config, jnp.asarray(scale))
     ]
-    scale = np.concatenate(floored, axis=-1).astype(np.float32)
-    levels = np.asarray(surprise.levels(config, monitor, jnp.asarray(errors / scale)))
-    level = np.quantile(levels, LEVEL_QUANTILE, axis=0)
-    return scale, np.maximum(level, 1e-6).astype(np.float32)
+    return np.concatenate(floored, axis=-1).astype(np.float32)
 
 
 def threshold(peaks: np.ndarray, chance: float) -> float:
@@ -165,9 +166,5 @@ def threshold(peaks: np.ndarray, chance: float) -> float:
     return float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale))
 
 
-def _raw(config: ModelConfig, monitor: MonitorConfig, errors: np.ndarray, calibration: Calibration) -> jax.Array:
-    return surprise.combine(config, monitor, jnp.asarray(errors) / calibration.scale, calibration.level)
-
-
-def _padded(x: np.ndarray) -> jax.Array:
+def _padded(x: np.ndarray) -> Array:
     return jnp.asarray(np.concatenate([x, np.repeat(x[-1:], CHUNK - len(x), axis=0)]))

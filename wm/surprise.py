@@ -24,9 +24,9 @@ class Calibration:
 
     Attributes:
       scale: `[Q, P]` float32, normal error of a place at a horizon.
-      level: `[Q, M]` float32, the highest that the worst places of a horizon normally reach, for each of the M = 4
+      level: `[Q, M]` float32, the threshold that the worst places of a horizon would have alone, for each of the M = 4
         kinds of error that `kinds` tells apart.
-      threshold: `[]` float32, the raw score at which a score is 1.
+      threshold: `[]` float32, the raw score at which a score is 1; above 1 as all of them share one promise.
     """
 
     scale: Array
