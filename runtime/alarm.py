@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from runtime.registers import Command, Mode
+from runtime.settings import ActSettings
 from wm import alarm
 from wm.alarm import Alarm
 from wm.config import AlarmConfig
@@ -20,17 +21,20 @@ class AlarmSettings:
       on_frames: scores in a row at or above 1 that raise the alarm.
       off_frames: scores in a row below 1 that end it.
       hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends.
+      longest_frames: but never for more than this many.
       slow_to: feeder speed that is asked for, 0 to 1 of full speed.
     """
 
     on_frames: int
     off_frames: int
     hold_frames: int
+    longest_frames: int
     slow_to: float
 
     @classmethod
-    def of(cls, config: AlarmConfig, rate_hz: float, *, hold_s: float, slow_to: float) -> Self:
-        return cls(config.on_delay(rate_hz), config.off_delay(rate_hz), round(hold_s * rate_hz), slow_to)
+    def of(cls, config: AlarmConfig, act: ActSettings, rate_hz: float) -> Self:
+        hold, longest = round(act.hold_s * rate_hz), round(act.longest_s * rate_hz)
+        return cls(config.on_delay(rate_hz), config.off_delay(rate_hz), hold, longest, act.slow_to)
 
 
 class AlarmState(NamedTuple):
@@ -54,7 +58,8 @@ def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState
     before = Alarm(state.on, state.contrary)
     on, contrary = alarm.step(before, score, on_frames=settings.on_frames, off_frames=settings.off_frames)
     age = 0 if on and not state.on else state.age + 1
-    return AlarmState(on, on or (state.slow and age < settings.hold_frames), contrary, age)
+    slow = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
+    return AlarmState(on, slow, contrary, age)
 
 
 def command(

@@ -1,5 +1,6 @@
 """Cameras: a video file or a folder of pictures, an RTSP stream, or the embedded line. The latest frame wins."""
 
+import logging
 import multiprocessing
 import signal
 import sys
@@ -21,6 +22,8 @@ from wm.config import FootageSpec
 from wm.data import video
 from wm.errors import InputError
 
+log = logging.getLogger("flinch")
+
 FRAME_AGE_S = 0.25
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
 OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these
@@ -38,6 +41,10 @@ class Frame(NamedTuple):
     image: NDArray[np.uint8]
     time: float
     run: int
+
+
+class BrokenOffError(Exception):
+    """A stream broke off. The message says why, and not where: an address may hold a password."""
 
 
 class Camera(Protocol):
@@ -114,19 +121,26 @@ class Live:
             self._read_on()
         except InputError as error:
             self._error = error
+        except Exception as error:  # whatever a broken source makes of a library, the runtime must hear of it
+            self._error = InputError(f"the camera cannot be read ({error!r}); check the source and start again.")
         finally:
             with self._bell:
                 self._finished = True
                 self._bell.notify()
 
     def _read_on(self) -> None:
-        pause, run = RECONNECT_S[0], 0
+        pause, run, told = RECONNECT_S[0], 0, ""
         while not self._stop.is_set():
-            for frame in self._connect():
-                self._put(frame._replace(run=frame.run + run))
-                pause = RECONNECT_S[0]
-                if self._stop.is_set():
-                    return
+            try:
+                for frame in self._connect():
+                    self._put(frame._replace(run=frame.run + run))
+                    pause, told = RECONNECT_S[0], ""
+                    if self._stop.is_set():
+                        return
+            except BrokenOffError as error:
+                if str(error) != told:
+                    log.warning("camera: %s", error)
+                told = str(error)
             if not self._endless:
                 return
             run += 1
@@ -176,7 +190,7 @@ def _paced(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
-    """Frames of a network stream at the model's rate, by the time of their arrival; it ends where the stream fails."""
+    """Frames of a network stream at the model's rate, by the time of their arrival; BrokenOffError where it fails."""
     try:
         with av.open(
             url, timeout=(OPEN_S, READ_S), options={"rtsp_transport": "tcp", "fflags": "nobuffer"}
@@ -188,8 +202,11 @@ def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
                 due = max(due + 1 / spec.rate_hz, now - 1 / spec.rate_hz)
                 rgb = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
                 yield Frame(video.prepare(rgb, spec), now, 0)
-    except (av.FFmpegError, OSError):
-        return
+    except (av.FFmpegError, OSError) as error:
+        raise BrokenOffError(error.strerror or type(error).__name__) from error
+    except IndexError as error:
+        raise BrokenOffError("the stream has no video") from error
+    raise BrokenOffError("the stream has ended")
 
 
 def _line(seed: int, port: int, spec: FootageSpec) -> Iterator[Frame]:

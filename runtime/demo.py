@@ -118,8 +118,10 @@ class Outcome:
     @property
     def false_alarms_s(self) -> tuple[float, ...]:
         """Alarms that no jam followed in time. What is raised on a line that has jammed already is none of them."""
-        block = float("inf") if self.block_without_s is None else self.block_without_s
-        return tuple(t for t in self.alarms_without_s if t < block - FORESIGHT_S)
+        meant = float("inf")
+        if self.block_without_s is not None and self.onset_s is not None:
+            meant = max(self.onset_s, self.block_without_s - FORESIGHT_S)
+        return tuple(t for t in self.alarms_without_s if t < meant)
 
     @property
     def false_alarms_on_precursors_s(self) -> tuple[float, ...]:
@@ -231,8 +233,7 @@ def _shot(loop: Loop, frame: LineFrame, plant: PlantSnapshot) -> Shot:
 
 
 def _alarm(model: Bundle) -> AlarmSettings:
-    act = ActSettings()
-    return AlarmSettings.of(model.alarm, SPEC.rate_hz, hold_s=act.hold_s, slow_to=act.slow_to)
+    return AlarmSettings.of(model.alarm, ActSettings(), SPEC.rate_hz)
 
 
 def _frames(seconds: float) -> int:

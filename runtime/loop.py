@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from runtime import alarm
@@ -48,7 +49,8 @@ class Loop:
         """Compiles the model, so that the first frame does not wait for it."""
         shape = self._bundle.spec.image
         blank = None if shape is None else np.zeros(shape, np.uint8)
-        self._bundle.watch(self._bundle.start(), self._bundle.observation(blank), self._bundle.action())
+        state = self._bundle.coast(self._bundle.start(), self._bundle.action())
+        self._bundle.watch(state, self._bundle.observation(blank), self._bundle.action())
 
     def tick(
         self,
@@ -64,14 +66,21 @@ class Loop:
           time: seconds by the source's clock.
         """
         observation = self._bundle.observation(image, sensors)
-        taken = self._bundle.action() if action is None else jnp.asarray(action)
-        self._monitor, surprise = self._bundle.watch(self._monitor, observation, taken)
+        self._monitor, surprise = self._bundle.watch(self._monitor, observation, self._taken(action))
         score = float(surprise.score)
         if not isfinite(score):
             return self.fault("the model's score is not a number", time)
         self._heartbeat += 1
         self._alarm = alarm.step(self._settings, self._alarm, score)
         return Tick(time, score, self._alarm, self._command(score), None, surprise)
+
+    def coast(self, frames: int, action: NDArray[np.float32] | None) -> None:
+        """So many frames were missed: the monitor moves on without them, or forgets where that were too many."""
+        if frames > self._bundle.monitor.settle(self._bundle.spec.rate_hz):
+            self.restart()
+            return
+        for _ in range(frames):
+            self._monitor = self._bundle.coast(self._monitor, self._taken(action))
 
     def fault(self, reason: str, time: float) -> Tick:
         """A turn without a trusted score: the heartbeat stands still, the request is withdrawn, the monitor forgets."""
@@ -81,6 +90,9 @@ class Loop:
     def restart(self) -> None:
         """Forgets what was seen: what comes next is not the sequel."""
         self._monitor, self._alarm = self._bundle.start(), AlarmState()
+
+    def _taken(self, action: NDArray[np.float32] | None) -> Array:
+        return self._bundle.action() if action is None else jnp.asarray(action)
 
     def _command(self, score: float) -> Command:
         return alarm.command(

@@ -3,9 +3,10 @@
 import json
 import logging
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import IO
 
 import numpy as np
@@ -18,10 +19,14 @@ from runtime.plc import Fault, PlcClient, PlcLink
 from runtime.registers import RegisterMap, Status, read_map
 from runtime.settings import Settings
 from wm import bundle
+from wm.bundle import Bundle
 from wm.config import FootageSpec
 from wm.errors import InputError
 
 log = logging.getLogger("flinch")
+
+HELD_S = 1.0
+JITTER = 0.75  # frames
 
 
 def run(settings: Settings) -> None:
@@ -30,13 +35,11 @@ def run(settings: Settings) -> None:
     Raises:
       InputError: bundle, camera or register map cannot be used.
     """
-    model = bundle.load(settings.bundle)
-    spec, act = model.spec, settings.act
-    if spec.image is None:
-        raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
+    model = _load(settings)
+    spec = model.spec
     registers = None if settings.plc is None else read_map(settings.plc.registers)
-    values = None if registers is None else Values.of(registers, spec, settings)
-    alarm = AlarmSettings.of(model.alarm, spec.rate_hz, hold_s=act.hold_s, slow_to=act.slow_to)
+    tags = Tags() if registers is None else Tags.of(registers, spec, settings)
+    alarm = AlarmSettings.of(model.alarm, settings.act, spec.rate_hz)
     loop = Loop(model, alarm, settings.mode_number)
     camera = open_camera(settings, spec)
     loop.warm_up()
@@ -46,7 +49,7 @@ def run(settings: Settings) -> None:
     link = None
     if settings.plc is not None and registers is not None:
         link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
-    run_number, time = 0, 0.0
+    run_number, time = -1, 0.0
     try:
         with open_log(settings.out) as ticks:
             tick_log = TickLog(ticks)
@@ -58,10 +61,13 @@ def run(settings: Settings) -> None:
                 if frame is None:
                     tick = loop.fault("no fresh frame from the camera", time)
                 else:
-                    if frame.run != run_number:
+                    known = tags.known
+                    sensors, action = tags.take(status)
+                    if frame.run != run_number or tags.known != known:
                         loop.restart()
+                    else:
+                        loop.coast(missed(frame.time - time, spec.rate_hz), action)
                     run_number, time = frame.run, frame.time
-                    sensors, action = (None, None) if values is None else values.pick(status)
                     tick = loop.tick(frame.image, sensors, action, frame.time)
                 if link is not None:
                     link.post(tick.command)
@@ -72,15 +78,33 @@ def run(settings: Settings) -> None:
         camera.close()
 
 
-@dataclass(frozen=True)
-class Values:
-    """Where in the PLC's tags the model's sensors and actions stand."""
+def _load(settings: Settings) -> Bundle:
+    model = bundle.load(settings.bundle)
+    if model.spec.image is None:
+        raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
+    if settings.mode == "act" and not model.spec.actions:
+        raise InputError(
+            f"{settings.bundle}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
+            "bundle that was trained on footage with the feeder's speed."
+        )
+    return model
 
-    sensors: tuple[int, ...]
-    actions: tuple[int, ...]
+
+def missed(elapsed_s: float, rate_hz: float) -> int:
+    """Frames that are missing between two that came so far apart; three quarters of a frame are jitter."""
+    return max(0, int(elapsed_s * rate_hz - JITTER))
+
+
+class Tags:
+    """What the PLC's tags say to the model. A hiccup of the link changes nothing: the last tags stand for `HELD_S`."""
+
+    def __init__(self, sensors: Sequence[int] = (), actions: Sequence[int] = ()) -> None:
+        self._sensors, self._actions = list(sensors), list(actions)
+        self._values: NDArray[np.float32] | None = None
+        self._at = 0.0
 
     @classmethod
-    def of(cls, registers: RegisterMap, spec: FootageSpec, settings: Settings) -> "Values":
+    def of(cls, registers: RegisterMap, spec: FootageSpec, settings: Settings) -> "Tags":
         """Raises InputError where the register map lacks a tag that the model needs."""
         names = registers.tag_names
         for name in (*spec.tags, *spec.actions):
@@ -89,14 +113,21 @@ class Values:
                     f"{settings.plc and settings.plc.registers}: has no tag '{name}', which the model in "
                     f"{settings.bundle} needs; add it to the register map."
                 )
-        return cls(tuple(names.index(name) for name in spec.tags), tuple(names.index(name) for name in spec.actions))
+        return cls([names.index(name) for name in spec.tags], [names.index(name) for name in spec.actions])
 
-    def pick(self, status: Status | Fault | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    @property
+    def known(self) -> bool:
+        return self._values is not None
+
+    def take(self, status: Status | Fault | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
         """Sensors [S] and action [A], or nothing while the PLC does not tell."""
-        if not isinstance(status, Status):
+        if isinstance(status, Status):
+            self._values, self._at = np.asarray(status.tags, np.float32), monotonic()
+        elif monotonic() - self._at > HELD_S:
+            self._values = None
+        if self._values is None:
             return None, None
-        tags = np.asarray(status.tags, np.float32)
-        return tags[list(self.sensors)], tags[list(self.actions)]
+        return self._values[self._sensors], self._values[self._actions]
 
 
 def open_log(out: Path) -> IO[str]:

@@ -1,9 +1,9 @@
 """The settings of a runtime: one TOML file, validated as a whole before anything starts."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from runtime.registers import Mode
 from runtime.validate import read_toml
@@ -36,12 +36,32 @@ class PlcSettings(Section):
     unit: Annotated[int, Field(ge=0, le=255)] = 1
     registers: Path
 
+    @field_validator("address")
+    @classmethod
+    def _port(cls, address: str) -> str:
+        if not 0 < int(address.rpartition(":")[2]) < 65536:
+            raise ValueError(f"{address} has no port from 1 to 65535; correct it")
+        return address
+
+    @property
+    def loopback(self) -> bool:
+        return self.address.rpartition(":")[0] in {"localhost", "127.0.0.1"}
+
 
 class ActSettings(Section):
-    """What is asked of the feeder on an alarm: this speed, for at least so long and until the alarm ends."""
+    """What is asked of the feeder on an alarm: this speed, for at least `hold_s` seconds and until the alarm ends, but
+    never for more than `longest_s`: a camera that was knocked must not slow a line for ever.
+    """
 
-    slow_to: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1
     hold_s: Annotated[float, Field(ge=0, le=60)] = 4.5
+    longest_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.longest_s < self.hold_s:
+            raise ValueError(f"longest_s = {self.longest_s:g} is less than hold_s = {self.hold_s:g}; raise it")
+        return self
 
 
 class Settings(Section):
@@ -53,6 +73,22 @@ class Settings(Section):
     camera: CameraSettings
     plc: PlcSettings | None = None
     act: ActSettings = ActSettings()
+
+    @model_validator(mode="after")
+    def _nothing_made_up_drives_a_real_line(self) -> Self:
+        if self.plc is None or self.plc.loopback or "://" in self.camera.source:
+            return self
+        if self.camera.source == "line":
+            raise ValueError(
+                f"the embedded line brings its own PLC, and plc.address is {self.plc.address}; "
+                "give camera.source the line's own camera, or plc.address one of 127.0.0.1"
+            )
+        if self.mode == "act":
+            raise ValueError(
+                f"pictures from {self.camera.source} must not drive the PLC at {self.plc.address}; "
+                "give camera.source the line's own camera, or set mode to shadow"
+            )
+        return self
 
     @property
     def mode_number(self) -> Mode:

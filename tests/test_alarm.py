@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from runtime.alarm import AlarmSettings, AlarmState, command, step
 from runtime.registers import Mode
+from runtime.settings import ActSettings
 from wm.config import AlarmConfig
 
-SETTINGS = AlarmSettings(on_frames=3, off_frames=5, hold_frames=20, slow_to=0.15)
+SETTINGS = AlarmSettings(on_frames=3, off_frames=5, hold_frames=20, longest_frames=300, slow_to=0.15)
 
 
 def run(scores: list[float], settings: AlarmSettings = SETTINGS) -> list[AlarmState]:
@@ -47,6 +48,12 @@ def test_the_feeder_stays_slow_until_the_alarm_ends() -> None:
     assert not states[-1].slow
 
 
+def test_an_alarm_that_does_not_end_slows_the_feeder_for_the_longest_time_and_no_more():
+    states = run([2.0] * 600 + [0.0] * 5 + [2.0] * 3)
+    assert [i for i, state in enumerate(states) if state.slow] == [*range(2, 302), 607]
+    assert states[599].on
+
+
 def test_a_score_that_is_not_a_number_never_raises_the_alarm() -> None:
     assert not any(state.on for state in run([nan] * 10))
 
@@ -72,5 +79,7 @@ def test_each_mode_lets_through_only_its_part(mode: Mode, alarm: int, score: flo
 
 
 def test_the_delays_come_from_the_bundle() -> None:
-    settings = AlarmSettings.of(AlarmConfig(on_delay_s=0.3, off_delay_s=1.0), 10.0, hold_s=2.0, slow_to=0.15)
-    assert settings == AlarmSettings(3, 10, 20, 0.15)
+    settings = AlarmSettings.of(
+        AlarmConfig(on_delay_s=0.3, off_delay_s=1.0), ActSettings(slow_to=0.15, hold_s=2.0), 10.0
+    )
+    assert settings == AlarmSettings(3, 10, 20, 300, 0.15)

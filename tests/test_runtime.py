@@ -37,7 +37,7 @@ LINE_SPEC = FootageSpec(
     tags=("infeed_eye", "gate_eye", "blocked_s", "feeder_speed", "cartons_per_minute"),
     actions=("feeder_setpoint",),
 )
-ALARM = AlarmSettings(on_frames=3, off_frames=10, hold_frames=20, slow_to=0.15)
+ALARM = AlarmSettings(on_frames=3, off_frames=10, hold_frames=20, longest_frames=300, slow_to=0.15)
 MAP = read_map(REGISTERS)
 
 

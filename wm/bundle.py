@@ -57,11 +57,11 @@ class Bundle:
         return surprise.start(self.config, self.monitor, self.spec.rate_hz)
 
     def observation(self, image: ArrayLike | None, sensors: ArrayLike | None = None) -> Observation:
-        """A frame with its tags; tags that are not known stand at their mean."""
-        mean = self.variables["normaliser"].sensor_mean
+        """A frame with its tags; tags that are not known are neither seen nor scored."""
+        unknown = jnp.full(len(self.spec.tags), jnp.nan)
         return Observation(
             None if image is None else jnp.asarray(image),
-            mean if sensors is None else jnp.asarray(sensors, jnp.float32),
+            unknown if sensors is None else jnp.asarray(sensors, jnp.float32),
         )
 
     def action(self) -> Array:
@@ -74,7 +74,11 @@ class Bundle:
         Raises:
           InputError: the bundle is not calibrated.
         """
-        return _watch(*self._static(), self.variables, self._calibrated(), state, observation, action, _KEY)
+        return _watch(*self._static(), self.variables, self._calibrated(), state, observation, action)
+
+    def coast(self, state: MonitorState, action: Array) -> MonitorState:
+        """A frame that never came: the state one frame later, see `wm.surprise.coast`."""
+        return _coast(self.config, self.variables, state, action)
 
     def replay(
         self, state: MonitorState, observations: Observation, actions: Array
@@ -83,11 +87,11 @@ class Bundle:
         calibration the scores mean nothing and the errors are right.
         """
         calibration = self.calibration or surprise.uncalibrated(self.config, self.monitor)
-        return _replay(*self._static(), self.variables, calibration, state, observations, actions, _KEY)
+        return _replay(*self._static(), self.variables, calibration, state, observations, actions)
 
     def predict(self, state: MonitorState, actions: Array) -> model.Prediction:
         """What follows the present under `[K, A]` actions: pictures `[K, H, W, C]` and sensors `[K, S]`."""
-        return _predict(self.config, self.variables, state, actions, jax.random.fold_in(_KEY, state.tick))
+        return _predict(self.config, self.variables, state, actions)
 
     def _static(self) -> tuple[ModelConfig, MonitorConfig, float]:
         return self.config, self.monitor, self.spec.rate_hz
@@ -98,34 +102,15 @@ class Bundle:
         return self.calibration
 
 
-_KEY = jax.random.key(0)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _watch(
-    config: ModelConfig,
-    monitor: MonitorConfig,
-    rate_hz: float,
-    params: model.Variables,
-    calibration: Calibration,
-    state: MonitorState,
-    observation: Observation,
-    action: Array,
-    key: Array,
-) -> tuple[MonitorState, Surprise]:
-    key = jax.random.fold_in(key, state.tick)
-    return surprise.watch(config, monitor, rate_hz, params, calibration, state, observation, action, key)
-
-
+_watch = jax.jit(surprise.watch, static_argnums=(0, 1, 2))
+_coast = jax.jit(surprise.coast, static_argnums=0)
 _replay = jax.jit(surprise.replay, static_argnums=(0, 1, 2))
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(
-    config: ModelConfig, variables: model.Variables, state: MonitorState, actions: Array, key: Array
-) -> model.Prediction:
+def _predict(config: ModelConfig, variables: model.Variables, state: MonitorState, actions: Array) -> model.Prediction:
     present = jax.tree.map(lambda x: x[None], state.latent)
-    states, _ = model.imagine(config, variables, present, actions[None], key)
+    states, _ = model.imagine(config, variables, present, actions[None], None)
     return jax.tree.map(lambda x: x[0], model.decode(config, variables, states))
 
 

@@ -90,10 +90,10 @@ def encode(config: ModelConfig, variables: Variables, observation: Observation) 
 
 
 def img_step(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array | None
 ) -> tuple[LatentState, Array]:
-    """One frame ahead without looking: the next state, its categoricals drawn from the prior, and the prior's log
-    probabilities `[..., N, G, V]`. `action` `[..., A]` is raw.
+    """One frame ahead without looking: the next state, its categoricals drawn from the prior (without a key the most
+    likely), and the prior's log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw.
     """
     deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
     prior = _apply(config, variables, "prior", deter)
@@ -101,10 +101,11 @@ def img_step(
 
 
 def obs_step(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, embedding: Array, key: Array
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, embedding: Array, key: Array | None
 ) -> tuple[LatentState, Array]:
-    """One frame ahead, then the look: the next state, its categoricals drawn from the posterior, and the posterior's
-    log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw and led to the frame of `embedding`.
+    """One frame ahead, then the look: the next state, its categoricals drawn from the posterior (without a key the most
+    likely), and the posterior's log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw and led to the frame of
+    `embedding`.
     """
     deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
     posterior = _apply(config, variables, "posterior", deter, embedding)
@@ -127,16 +128,19 @@ def observe(
 
 
 def imagine(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array
+    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array | None
 ) -> tuple[LatentState, Array]:
-    """Rolls the prior forward from `state` `[B]` under `action` `[B, K, A]`: all states and priors, `[B, K]`."""
+    """Rolls the prior forward from `state` `[B]` under `action` `[B, K, A]`: all states and priors, `[B, K]`. Without a
+    key the most likely future.
+    """
 
-    def step(state: LatentState, inputs: tuple[Array, Array]) -> tuple[LatentState, tuple[LatentState, Array]]:
+    def step(state: LatentState, inputs: tuple[Array, Array | None]) -> tuple[LatentState, tuple[LatentState, Array]]:
         action, key = inputs
         state, prior = img_step(config, variables, state, action, key)
         return state, (state, prior)
 
-    _, outputs = jax.lax.scan(step, state, (_time_first(action), jax.random.split(key, action.shape[1])))
+    keys = None if key is None else jax.random.split(key, action.shape[1])
+    _, outputs = jax.lax.scan(step, state, (_time_first(action), keys))
     return jax.tree.map(_time_first, outputs)
 
 
@@ -165,8 +169,9 @@ def relative_image_error(prediction: Prediction, error: Array) -> Array:
 
 
 def sensor_error(variables: Variables, prediction: Prediction, observation: Observation) -> Array:
-    """Squared error of the sensors in symlog of their normalised values, `[..., S]`."""
-    return jnp.square(prediction.sensors - symlog(variables["normaliser"].sensors(observation.sensors)))
+    """Squared error of the sensors in symlog of their normalised values, `[..., S]`; none for one that is not known."""
+    error = jnp.square(prediction.sensors - symlog(variables["normaliser"].sensors(observation.sensors)))
+    return jnp.where(jnp.isnan(observation.sensors), 0.0, error)
 
 
 def loss(

@@ -123,8 +123,11 @@ class SensorDecoder(nn.Module):
         return nn.Dense(c.sensors)(jnp.mean(nn.Dense(c.hidden)(x), axis=-2))
 
 
-def sample_one_hot(key: Array, logits: Array) -> Array:
-    """One-hot sample of categoricals with straight-through gradients: `[..., V]` to `[..., V]` (DreamerV2, 2.1)."""
-    one_hot = jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1])
+def sample_one_hot(key: Array | None, logits: Array) -> Array:
+    """One-hot sample of categoricals with straight-through gradients: `[..., V]` to `[..., V]` (DreamerV2, 2.1).
+    Without a key, the most likely value.
+    """
+    value = jnp.argmax(logits, axis=-1) if key is None else jax.random.categorical(key, logits)
+    one_hot = jax.nn.one_hot(value, logits.shape[-1])
     probabilities = jax.nn.softmax(logits)
     return one_hot + probabilities - jax.lax.stop_gradient(probabilities)

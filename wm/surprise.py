@@ -5,6 +5,9 @@ really taken, so that slowing the feeder is never a surprise in itself. A frame 
 launched 1 frame, 0.5, 1, 2 and 3 s before it: in pixels, in pixels relative to the error that the model itself expects
 of them, in latent space (posterior against prior) and in the sensors, each error divided by what is normal for that
 horizon and that place.
+
+Nothing is drawn at random: the filter and its forecasts take the most likely value of every categorical. A monitor that
+samples surprises itself; on the simulated line its rare bad draws were three times as loud as any precursor.
 """
 
 import jax
@@ -90,7 +93,6 @@ def watch(
     state: MonitorState,
     observation: Observation,
     action: Array,
-    key: Array,
 ) -> tuple[MonitorState, Surprise]:
     """One step of the monitor for one camera.
 
@@ -98,20 +100,14 @@ def watch(
       config, monitor, rate_hz: static.
       params: variables of the world model.
       observation: `[...]` without leading axes. action: `[A]`, what led to this frame.
-      key: a fresh key a tick.
     """
-    filter_key, flight_key, forecast_key = jax.random.split(key, 3)
     horizons = monitor.horizons(rate_hz)
     compared = jnp.array(horizons) - 1
 
     embedding = model.encode(config, params, observation)
-    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, filter_key)
+    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, None)
 
-    launched = jax.tree.map(
-        lambda now, flying: jnp.concatenate([now[None], flying[:-1]]), state.latent, state.in_flight
-    )
-    actions = jnp.broadcast_to(action, (launched.deter.shape[0], *action.shape))
-    in_flight, priors = model.img_step(config, params, launched, actions, flight_key)
+    in_flight, priors = _fly(config, params, state, action)
     arrived = jax.tree.map(lambda x: x[compared], in_flight)
     prediction = model.decode(config, params, arrived)
     errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors[compared]))
@@ -121,13 +117,22 @@ def watch(
 
     shown = round(monitor.shown_s * rate_hz)
     held = jnp.broadcast_to(action, (1, shown, *action.shape))
-    ahead, _ = model.imagine(config, params, jax.tree.map(lambda x: x[None], latent), held, forecast_key)
+    ahead, _ = model.imagine(config, params, jax.tree.map(lambda x: x[None], latent), held, None)
     forecast = model.decode(config, params, jax.tree.map(lambda x: x[0, -1], ahead)).image
     expected = None if prediction.image is None else prediction.image[horizons.index(shown)]
 
     places = jnp.stack(kinds(config, ratio)[:3]).mean(axis=(0, 1))
     surprise = Surprise(score, places.reshape(config.grid), errors, expected, forecast)
     return MonitorState(latent, in_flight, state.tick + 1), surprise
+
+
+def coast(config: ModelConfig, params: model.Variables, state: MonitorState, action: Array) -> MonitorState:
+    """The state after a frame that never came: everything moves on by the prior, so that the next frame is compared
+    with what was forecast for its own time.
+    """
+    latent, _ = model.img_step(config, params, state.latent, action, None)
+    in_flight, _ = _fly(config, params, state, action)
+    return MonitorState(latent, in_flight, state.tick + 1)
 
 
 def kinds(config: ModelConfig, errors: Array) -> list[Array]:
@@ -154,6 +159,15 @@ def combine(config: ModelConfig, monitor: MonitorConfig, ratio: Array, level: Ar
     return jnp.max(levels(config, monitor, ratio) / level, axis=(-2, -1))
 
 
+def _fly(config: ModelConfig, params: model.Variables, state: MonitorState, action: Array) -> tuple[LatentState, Array]:
+    """The present joins the forecasts in flight, and all move on by one frame; also their priors `[K, N, G, V]`."""
+    launched = jax.tree.map(
+        lambda now, flying: jnp.concatenate([now[None], flying[:-1]]), state.latent, state.in_flight
+    )
+    actions = jnp.broadcast_to(action, (launched.deter.shape[0], *action.shape))
+    return model.img_step(config, params, launched, actions, None)
+
+
 def _errors(
     config: ModelConfig, params: model.Variables, prediction: model.Prediction, observation: Observation, kl: Array
 ) -> Array:
@@ -176,17 +190,15 @@ def replay(
     state: MonitorState,
     observations: Observation,
     actions: Array,
-    key: Array,
 ) -> tuple[MonitorState, Array, Array]:
-    """`watch` under scan over `[T]` recorded frames, its key folded with the tick as the runtime does.
+    """`watch` under scan over `[T]` recorded frames.
 
     Returns the state, the scores `[T]` and the errors `[T, Q, P]`.
     """
 
     def step(state: MonitorState, inputs: tuple[Observation, Array]) -> tuple[MonitorState, tuple[Array, Array]]:
         observation, action = inputs
-        tick_key = jax.random.fold_in(key, state.tick)
-        state, surprise = watch(config, monitor, rate_hz, params, calibration, state, observation, action, tick_key)
+        state, surprise = watch(config, monitor, rate_hz, params, calibration, state, observation, action)
         return state, (surprise.score, surprise.errors)
 
     state, (scores, errors) = jax.lax.scan(step, state, (observations, actions))

@@ -8,6 +8,7 @@
 `...` stands for any leading axes. Images are uint8 RGB; everything else is float32 unless a field says otherwise.
 """
 
+import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
@@ -18,7 +19,7 @@ class Observation:
 
     Attributes:
       image: `[..., H, W, C]` uint8, or None for a model without a camera.
-      sensors: `[..., S]` float32, PLC tags in engineering units; S may be 0.
+      sensors: `[..., S]` float32, PLC tags in engineering units, NaN where not known; S may be 0.
     """
 
     image: Array | None
@@ -61,8 +62,8 @@ class Normaliser:
     action_std: Array
 
     def sensors(self, raw: Array) -> Array:
-        """Tags `[..., S]` in units of their standard deviation."""
-        return (raw - self.sensor_mean) / self.sensor_std
+        """Tags `[..., S]` in units of their standard deviation; one that is not known (NaN) stands at its mean."""
+        return jnp.where(jnp.isnan(raw), 0.0, (raw - self.sensor_mean) / self.sensor_std)
 
     def actions(self, raw: Array) -> Array:
         """Actions `[..., A]` in units of their standard deviation."""
