@@ -47,6 +47,11 @@ def test_samples_are_one_hot_and_follow_their_probabilities():
     np.testing.assert_allclose(samples.mean(axis=0), [0.7, 0.2, 0.1], atol=0.01)
 
 
+def test_without_a_key_the_sample_is_the_most_likely_value():
+    logits = jnp.log(jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]))
+    np.testing.assert_allclose(nets.sample_one_hot(None, logits), [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], atol=1e-6)
+
+
 def test_gradients_of_a_sample_are_those_of_its_probabilities():
     logits, weights = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, 3.0])
     straight = jax.grad(lambda x: nets.sample_one_hot(jax.random.key(1), x) @ weights)(logits)

@@ -24,6 +24,7 @@ from runtime.line.rack import REGISTERS
 from runtime.loop import Loop, Tick
 from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode, Status, read_map
+from runtime.run import Tags, missed
 from wm import bundle, model, surprise
 from wm.bundle import Bundle
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
@@ -101,6 +102,33 @@ def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> N
     (tick,) = watch(Loop(replace(calm, variables=broken), ALARM, Mode.ACT), 1)
     assert tick.fault == "the model's score is not a number"
     assert tick.command.heartbeat == 0
+
+
+def test_frames_that_were_missed_are_coasted_over_and_after_too_many_the_monitor_starts_anew(calm: Bundle) -> None:
+    loop, spoilt = Loop(calm, ALARM, Mode.ACT), Loop(calm, ALARM, Mode.ACT)
+    watch(loop, 20)
+    loop.coast(2, None)
+    assert loop.tick(np.zeros((16, 16, 3), np.uint8), None, None, 2.2).score > 0.0
+    watch(spoilt, 20)
+    spoilt.coast(11, None)
+    assert spoilt.tick(np.zeros((16, 16, 3), np.uint8), None, None, 3.1).score == 0.0
+
+
+@pytest.mark.parametrize(("elapsed_s", "frames"), [(0.05, 0), (0.1, 0), (0.16, 0), (0.2, 1), (0.25, 1), (0.3, 2)])
+def test_jitter_is_no_missed_frame(elapsed_s: float, frames: int) -> None:
+    assert missed(elapsed_s, 10.0) == frames
+
+
+def test_a_hiccup_of_the_link_leaves_the_last_tags_standing_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("runtime.run.monotonic", lambda: now[0])
+    tags, status, fault = Tags([1], [0]), Status(1, 6, 1, False, (0.5, 7.0)), Fault("PLC: no exchange in time")
+    assert tags.take(fault) == (None, None)
+    assert tags.take(status) == (7.0, 0.5)
+    now[0] += 0.9
+    assert tags.take(fault) == (7.0, 0.5) and tags.known
+    now[0] += 0.2
+    assert tags.take(fault) == (None, None) and not tags.known
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +244,7 @@ def test_the_runtime_watches_the_embedded_line_and_its_plc_obeys(shop: Path, tmp
         plc__registers=REGISTERS,
     )
     process = start(settings)
-    wait_for(lambda: any(tick["in_force"] for tick in ticks_of(tmp_path)) or process.poll() is not None)
+    wait_for(lambda: any(tick["in_force"] for tick in ticks_of(tmp_path)))
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     assert isinstance(PlcClient(free, MAP).read(), Fault)
@@ -228,6 +256,14 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_code_two_and_leaves_nothin
     assert process.returncode == 2
     assert stderr.startswith("error: ") and "nowhere is not a bundle" in stderr
     assert stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_knows_no_action_must_not_act(shop: Path, tmp_path: Path) -> None:
+    bundle.save(untrained(replace(LINE_SPEC, actions=()), 1e-6), tmp_path / "blind")
+    settings = settings_file(tmp_path, bundle=tmp_path / "blind", mode="act", camera__source=shop / "belt.mp4")
+    with pytest.raises(InputError, match="knows no action"):
+        main(Flags(settings=settings))
     assert not (tmp_path / "run").exists()
 
 

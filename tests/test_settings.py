@@ -27,6 +27,16 @@ def test_shadow_is_the_mode_of_those_who_do_not_choose(tmp_path: Path) -> None:
     assert settings.plc is None
 
 
+def test_a_video_file_must_not_act_on_a_real_plc(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    text = EXAMPLE.read_text().replace("127.0.0.1:5020", "10.0.0.5:502").replace('"line"', '"belt.mp4"', 1)
+    file.write_text(text)
+    assert read_settings(file).mode_number is Mode.SHADOW
+    file.write_text(text.replace('"shadow"', '"act"'))
+    with pytest.raises(InputError, match=r"pictures from belt\.mp4 must not drive the PLC at 10\.0\.0\.5:502"):
+        read_settings(file)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -36,6 +46,9 @@ def test_shadow_is_the_mode_of_those_who_do_not_choose(tmp_path: Path) -> None:
         (("slow_to = 0.1", "slow_to = nan"), "key 'act.slow_to'"),
         (("hold_s = 4.5", 'hold_s = "long"'), "key 'act.hold_s'"),
         (("127.0.0.1:5020", "127.0.0.1"), "key 'plc.address'"),
+        (("127.0.0.1:5020", "127.0.0.1:70000"), "has no port from 1 to 65535"),
+        (("127.0.0.1:5020", "10.0.0.5:502"), "the embedded line brings its own PLC"),
+        (("hold_s = 4.5", "hold_s = 45"), "longest_s = 30 is less than hold_s = 45"),
         (("unit = 1", "unit = 999"), "key 'plc.unit'"),
         (("bundle =", "# bundle ="), "key 'bundle' is missing"),
         (("[camera]", "[camera"), "is not valid TOML"),

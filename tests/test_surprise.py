@@ -1,5 +1,7 @@
 """watch(): the same bit for bit under scan, forecasts that stay in flight, scores that keep the worst places."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,33 @@ def test_the_newest_forecast_in_flight_starts_from_the_filtered_state(bundle):
 def test_horizons_in_frames_follow_the_rate():
     assert MONITOR.horizons(10.0) == (1, 5, 10, 20, 30)
     assert MONITOR.horizons(2.0) == (1, 1, 2, 4, 6)
+
+
+def test_after_a_missed_frame_the_next_is_compared_with_the_forecasts_for_its_own_time(bundle):
+    pictures, sensors, actions = scene(6)
+    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    after = bundle.coast(state, actions[0])
+    assert after.tick == state.tick + 1
+    np.testing.assert_allclose(after.in_flight.deter[0], after.latent.deter, atol=1e-5)
+    watched, _ = bundle.watch(state, Observation(pictures[0], sensors[0]), actions[0])
+    np.testing.assert_allclose(after.in_flight.deter, watched.in_flight.deter, atol=1e-5)
+
+
+def test_tags_that_are_not_known_are_not_scored(bundle):
+    pictures, sensors, actions = scene(7)
+    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, told = bundle.watch(state, bundle.observation(pictures[0]), actions[0])
+    assert np.all(told.errors[:, -1] == 0.0) and np.all(np.isfinite(told.errors)) and np.isfinite(told.score)
+
+
+def test_the_worst_patches_of_the_map_are_what_the_score_keeps():
+    config = dataclasses.replace(CONFIG, sensors=0)
+    bundle = noise_bundle(config, rate_hz=10.0, tags=(), actions=("setpoint",))
+    pictures, _, actions = scene(8)
+    observations = Observation(pictures, jnp.zeros((TICKS, 0)))
+    state, _, _ = bundle.replay(bundle.start(), observations, actions)
+    _, told = bundle.watch(state, bundle.observation(pictures[0]), actions[0])
+    assert np.sort(told.map.ravel())[-MONITOR.worst :].mean() >= told.score > np.median(told.map)
 
 
 @pytest.mark.parametrize("jit", [False, True])

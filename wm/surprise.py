@@ -58,7 +58,7 @@ class Surprise:
 
     Attributes:
       score: `[]` float32; 1 is the alarm threshold.
-      map: `[rows, columns]` float32, surprise of every patch; 1 is the upper end of what is normal there.
+      map: `[rows, columns]` float32, surprise of every patch; the worst of them reach 1 where the score does.
       errors: `[Q, P]` float32 raw errors, P = 3 N + S: of N patches the mean square (0..1 units) and the mean of it
         relative to the expected one, of N cells the divergence (nats), of S sensors the square (symlog units).
       expected: `[H, W, C]` float32, the present as it was forecast `shown_s` ago, or None without a camera.
@@ -121,8 +121,8 @@ def watch(
     forecast = model.decode(config, params, jax.tree.map(lambda x: x[0, -1], ahead)).image
     expected = None if prediction.image is None else prediction.image[horizons.index(shown)]
 
-    places = jnp.stack(kinds(config, ratio)[:3]).mean(axis=(0, 1))
-    surprise = Surprise(score, places.reshape(config.grid), errors, expected, forecast)
+    places = jnp.stack(kinds(config, ratio)[:3], axis=-1) / calibration.level[:, None, :3] / calibration.threshold
+    surprise = Surprise(score, places.max(axis=(0, 2)).reshape(config.grid), errors, expected, forecast)
     return MonitorState(latent, in_flight, state.tick + 1), surprise
 
 
