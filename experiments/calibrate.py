@@ -2,7 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -24,8 +26,8 @@ class Flags:
     """Normal footage that the model was not trained on."""
     out: Path
     """Calibrated bundle to write."""
-    split: str = "holdout"
-    """Split of the footage: holdout or train."""
+    split: Literal["train", "holdout"] = "holdout"
+    """Split of the footage."""
     false_alarms: float = 1.0
     """At most this many false alarms in a shift."""
     shift_hours: float = 8.0
@@ -34,12 +36,15 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Finds the threshold for a promised false-alarm rate; writes a calibrated bundle."""
-    if flags.false_alarms <= 0 or flags.shift_hours <= 0:
+    if not (0 < flags.false_alarms < inf and 0 < flags.shift_hours < inf):
         raise InputError("--false-alarms and --shift-hours must be greater than 0.")
     if flags.out.exists():
         raise InputError(f"{flags.out} exists already; choose another folder for the bundle or remove it.")
     model = bundle.load(flags.bundle)
     footage = Footage.open(flags.footage)
+    learnt = model.recipe.get("footage", {}).get("fingerprint")
+    if flags.split == "train" and footage.fingerprint == learnt:
+        raise InputError(f"the model was trained on this split of {flags.footage}; give footage that it has not seen.")
     with progress() as bar:
         task = bar.add_task("calibrate", total=footage.frames(flags.split), unit="frames", visible=False)
         calibration, promise = calibrate.calibrate(

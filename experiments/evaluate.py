@@ -38,7 +38,11 @@ def run(flags: Flags) -> None:
     model = bundle.load(flags.bundle)
     footage = Footage.open(flags.footage)
     calibrate.check(model, footage)
+    if model.calibration is None:
+        raise InputError(f"{flags.bundle} is not calibrated; run experiments.calibrate on normal footage first.")
     lengths = footage.lengths(flags.split)
+    if not lengths:
+        raise InputError(f"the footage at {flags.footage} has no split '{flags.split}'; choose the other --split.")
     labels = None if flags.labels is None else read_labels(flags.labels, sum(lengths))
     folder = runfolder.start(flags.out, flags)
 
@@ -71,25 +75,26 @@ def run(flags: Flags) -> None:
 
 
 def read_labels(path: Path, frames: int) -> NDArray[np.bool_]:
-    """One truth a frame, `[frames]`. Raises InputError where the file cannot be read or has another length."""
+    """One truth a frame, `[frames]`. Raises InputError where the file cannot be read, has another length, or holds one
+    kind only.
+    """
     try:
         labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        raise InputError(f"{path} cannot be read as labels; give a .npy file with a 0 or 1 for every frame.") from None
+    except (OSError, ValueError, EOFError):
+        labels = None
+    if not isinstance(labels, np.ndarray):
+        raise InputError(f"{path} cannot be read as labels; give a .npy file with a 0 or 1 for every frame.")
     if labels.shape != (frames,):
         raise InputError(f"{path} holds labels of shape {labels.shape}, the footage has {frames} frames.")
+    if labels.all() or not labels.any():
+        raise InputError(f"the labels in {path} are all alike, so there is nothing to tell apart; give both kinds.")
     return labels.astype(bool)
 
 
 def auc(scores: NDArray[np.float32], labels: NDArray[np.bool_]) -> float:
     """Area under the ROC curve of all frames together, scores as they came: the chance that an anomalous frame scores
     above a normal one, ties half.
-
-    Raises:
-      InputError: the labels are all alike.
     """
-    if labels.all() or not labels.any():
-        raise InputError("the labels are all alike, so there is nothing to tell apart; give labels of both kinds.")
     return float(mannwhitneyu(scores[labels], scores[~labels]).statistic / labels.sum() / (~labels).sum())
 
 

@@ -16,20 +16,22 @@ from wm.errors import InputError
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "av", "mujoco-core")
 
 
-def start(folder: Path, flags: Any) -> Path:
-    """Makes the folder of a run, or opens it again for a run with the same flags.
+def start(folder: Path, flags: Any, **resolved: Any) -> Path:
+    """Makes the folder of a run, or opens it again for a run with the same config.
 
-    config.json holds the resolved flags; starts.jsonl gains a line at every start: command, commit, versions, seed.
+    config.json holds the flags and what they led to; starts.jsonl gains a line at every start: command, commit,
+    versions, seed.
 
     Args:
       folder: usually runs/NAME.
       flags: the experiment's frozen dataclass.
+      resolved: what the flags led to and must not change either.
 
     Raises:
       InputError: the folder is a run with other flags, or something else.
     """
     folder = Path(folder)
-    config = json.loads(json.dumps(asdict(flags), default=str))
+    config = json.loads(json.dumps({**asdict(flags), **resolved}, default=str))
     written = folder / "config.json"
     if written.is_file():
         earlier = json.loads(written.read_bytes())

@@ -10,6 +10,7 @@ from experiments.cli import main
 from wm import bundle, train
 from wm.config import ModelConfig, TrainConfig, to_json
 from wm.data.footage import Footage
+from wm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,14 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Fits a world model on footage; writes runs/NAME/bundle."""
+    if flags.steps < 1 or flags.batch < 1:
+        raise InputError("--steps and --batch must be at least 1.")
     footage = Footage.open(flags.footage)
     config = ModelConfig.of(footage.spec, flags.size)
     settings = TrainConfig(steps=flags.steps, batch=flags.batch)
-    folder = runfolder.start(flags.out, flags)
+    train.check(footage, settings)
+    resolved = {"model": to_json(config), "settings": to_json(settings), "fingerprint": footage.fingerprint}
+    folder = runfolder.start(flags.out, flags, **resolved)
     history = runfolder.History(folder / "progress.jsonl")
     console = Console(stderr=True)
 

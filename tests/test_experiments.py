@@ -1,6 +1,7 @@
 """From footage to a bundle to figures, through the scripts."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,23 +60,65 @@ def test_evaluation_scores_every_frame_against_the_truth(made):
     assert metrics["hours"] == pytest.approx(700 / 36000)
 
 
-def test_labels_of_another_length_are_refused_before_anything_is_written(made):
-    np.save(made / "short.npy", np.zeros(699))
-    with pytest.raises(InputError, match=r"shape \(699,\), the footage has 700 frames"):
-        evaluate.run(
-            evaluate.Flags(
-                made / "calibrated", made / "footage", made / "refused", split="holdout", labels=made / "short.npy"
-            )
-        )
-    assert not (made / "refused").exists()
+@pytest.mark.parametrize(
+    ("labels", "complaint"),
+    [
+        (np.zeros(699), r"shape \(699,\), the footage has 700 frames"),
+        (np.ones(700), "all alike"),
+        (np.array([None] * 700), "cannot be read as labels"),
+    ],
+    ids=["another length", "one kind", "no numbers"],
+)
+def test_labels_that_cannot_be_used_are_refused_before_anything_is_written(made, tmp_path, labels, complaint):
+    np.save(tmp_path / "labels.npy", labels)
+    flags = evaluate.Flags(
+        made / "calibrated", made / "footage", tmp_path / "run", split="holdout", labels=tmp_path / "labels.npy"
+    )
+    with pytest.raises(InputError, match=complaint):
+        evaluate.run(flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bundle_that_is_not_calibrated_is_not_evaluated(made, tmp_path):
+    with pytest.raises(InputError, match="is not calibrated"):
+        evaluate.run(evaluate.Flags(made / "run" / "bundle", made / "footage", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_not_calibrated_on_what_it_learnt_from(made, tmp_path):
+    with pytest.raises(InputError, match="was trained on this split"):
+        calibrate.run(calibrate.Flags(made / "run" / "bundle", made / "footage", tmp_path / "out", split="train"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "complaint"), [(0.0, "greater than 0"), (np.nan, "greater than 0"), (6000.0, "more than one in 5 s")]
+)
+def test_a_promise_that_means_nothing_is_refused(made, tmp_path, rate, complaint):
+    with pytest.raises(InputError, match=complaint):
+        calibrate.run(calibrate.Flags(made / "run" / "bundle", made / "footage", tmp_path / "out", false_alarms=rate))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_not_continued_on_other_footage(made, tmp_path):
+    write_box_footage(tmp_path / "footage", train=(100,))
+    train.run(train.Flags(tmp_path / "footage", tmp_path / "run", size="debug", steps=1, batch=2))
+    shutil.rmtree(tmp_path / "footage")
+    write_box_footage(tmp_path / "footage", train=(120,))
+    with pytest.raises(InputError, match="another fingerprint"):
+        train.run(train.Flags(tmp_path / "footage", tmp_path / "run", size="debug", steps=1, batch=2))
+
+
+def test_footage_too_short_to_train_on_leaves_nothing(tmp_path):
+    write_box_footage(tmp_path / "footage", train=(20,))
+    with pytest.raises(InputError, match="too short"):
+        train.run(train.Flags(tmp_path / "footage", tmp_path / "run", size="debug", steps=1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_auc_is_the_chance_that_an_anomalous_frame_scores_higher():
     scores, labels = np.array([0.1, 0.4, 0.35, 0.8], np.float32), np.array([False, False, True, True])
     assert evaluate.auc(scores, labels) == 0.75
     assert evaluate.auc(np.zeros(4, np.float32), labels) == 0.5
-    with pytest.raises(InputError, match="all alike"):
-        evaluate.auc(scores, np.ones(4, bool))
 
 
 @pytest.mark.parametrize(

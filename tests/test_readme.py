@@ -26,7 +26,7 @@ def test_every_path_that_the_readme_links_to_is_there():
 
 
 def test_every_experiment_in_the_readme_takes_the_flags_that_it_shows():
-    for command in re.findall(r"python -m (experiments\.\w+(?:[^\n]|\\\n)*)", README):
+    for command in re.findall(r"python -m (experiments\.\w+(?:\\\n|[^\n])*)", README):
         module, *words = command.replace("\\\n", " ").split()
         told = subprocess.run(
             [sys.executable, "-m", module, "--help"], cwd=ROOT, check=True, capture_output=True, text=True

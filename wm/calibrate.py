@@ -105,6 +105,11 @@ def calibrate(
       InputError: the footage is of another kind than the bundle's, or too short to promise that rate.
     """
     check(bundle, footage)
+    chance = false_alarms / hours * BLOCK_S / 3600
+    if chance >= 1:
+        raise InputError(
+            f"{false_alarms:g} false alarms in {hours:g} h is more than one in {BLOCK_S:g} s; ask for fewer."
+        )
     rate_hz = bundle.spec.rate_hz
     warm = max(bundle.monitor.horizons(rate_hz)) + bundle.monitor.settle(rate_hz)
     block = round(BLOCK_S * bundle.spec.rate_hz)
@@ -120,7 +125,7 @@ def calibrate(
     episodes = [errors for errors in episodes if len(errors)]
     scale = normal(bundle.config, np.concatenate(episodes))
     levels = [np.asarray(surprise.levels(bundle.config, bundle.monitor, jnp.asarray(x / scale))) for x in episodes]
-    frames, chance = bundle.alarm.on_delay(rate_hz), false_alarms / hours * BLOCK_S / 3600
+    frames = bundle.alarm.on_delay(rate_hz)
 
     def peaks(series: list[np.ndarray]) -> np.ndarray:
         """Maxima of blocks, `[n, ...]`, of what the alarm reacts to in `[T, ...]` series."""

@@ -23,7 +23,7 @@ from jax import Array
 from wm import model, rssm
 from wm.config import ModelConfig, TrainConfig
 from wm.data.footage import Footage
-from wm.data.loader import windows
+from wm.data.loader import WindowSource, windows
 from wm.errors import InputError
 from wm.types import Batch, Normaliser
 
@@ -55,6 +55,11 @@ class Progress:
     seconds_left: float
     terms: dict[str, float]
     held_out: float | None
+
+
+def check(footage: Footage, train: TrainConfig) -> None:
+    """Raises InputError where no training episode is as long as a window."""
+    WindowSource(footage, "train", train.length)
 
 
 def normaliser_of(footage: Footage) -> Normaliser:
@@ -182,7 +187,7 @@ def fit(
 
 
 def _held_out(footage: Footage, train: TrainConfig, seed: int) -> Batch | None:
-    if footage.frames("holdout") < train.length:
+    if max(footage.lengths("holdout"), default=0) < train.length:
         return None
     batches = windows(footage, "holdout", length=train.length, batch=HELD_OUT_WINDOWS, seed=seed)
     return next(iter(batches))
