@@ -17,7 +17,7 @@ from runtime.line.raster import AMBIENT, LIGHT, Array, Canvas, Quad
 from runtime.line.textures import BELT_PERIOD, Texture, belt_texture, carton_textures, floor_texture, plain
 
 SIZE: Final = 64
-VIEW_START: Final = -0.52  # where a carton's centre comes into the view
+VIEW_START: Final = -0.52  # where the belt comes into the view
 
 EYE: Final = np.array([0.34, -0.80, 1.16])
 TARGET: Final = np.array([0.115, 0.01, 0.03])

@@ -32,7 +32,7 @@ class PlantInputs(NamedTuple):
 
 
 class Onset(NamedTuple):
-    """A carton from a tail came into the camera's view."""
+    """The front of a carton from a tail came into the camera's view."""
 
     number: int
     kind: Tail
@@ -232,7 +232,8 @@ class Plant:
             if belt > 0.0:
                 pace += PACE_SMOOTHING * (speed / belt - pace)
                 slow_since = None if pace >= SLOW else now if slow_since is None else slow_since
-            seen = item.seen or x >= camera.VIEW_START
+            front = x + _reach(_yaw(self._bodies[item.body]))
+            seen = item.seen or front >= camera.VIEW_START
             if seen and not item.seen and item.carton.tail and not state.blocked:
                 onsets.append(Onset(item.carton.number, item.carton.tail, now))
             on_line.append(item._replace(seen=seen, pace=pace, slow_since=slow_since))
