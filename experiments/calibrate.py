@@ -64,8 +64,8 @@ def run(flags: Flags) -> None:
     model = dataclasses.replace(model, calibration=calibration, recipe={**model.recipe, "calibrate": entry})
     bundle.save(model, flags.out)
     Console(stderr=True).print(
-        f"threshold {promise.threshold:.3f} (90 % interval {promise.low:.3f} to {promise.high:.3f}) for "
-        f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of footage\n"
+        f"threshold {promise.high:.3f} (estimate {promise.estimate:.3f}, 90 % interval from {promise.low:.3f}) for at "
+        f"most {flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of footage\n"
         f"wrote {flags.out}",
         highlight=False,
         soft_wrap=True,

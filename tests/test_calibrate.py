@@ -89,6 +89,7 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     assert promise.blocks == len(blocks) == 22
     assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
     assert promise.low <= promise.high
+    assert calibration.threshold == np.float32(promise.high)
     assert sum(told) == 2 * 1200
 
 

@@ -42,7 +42,7 @@ def test_calibration_is_a_new_bundle_with_its_promise(made):
     assert bundle.load(made / "run" / "bundle").calibration is None
     promise = bundle.load(made / "calibrated").recipe["calibrate"]["promise"]
     assert promise["false_alarms_per_hour"] == 100 / 8
-    assert promise["threshold"] > 0
+    assert promise["high"] >= promise["low"] > 0
 
 
 def test_evaluation_scores_every_frame_against_the_truth(made):

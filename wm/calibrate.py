@@ -42,13 +42,14 @@ class Promise:
     Attributes:
       false_alarms_per_hour: the rate that was asked for.
       hours: normal footage that was used. blocks: its blocks of `BLOCK_S` seconds.
-      threshold: raw score. low, high: its 90 % interval over resampled blocks.
+      estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled blocks. The threshold is
+        `high`, so that "at most" holds with 95 % confidence.
     """
 
     false_alarms_per_hour: float
     hours: float
     blocks: int
-    threshold: float
+    estimate: float
     low: float
     high: float
 
@@ -137,14 +138,14 @@ def calibrate(
     for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
         level[kind] = threshold(alone[:, *kind], chance)
     together = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
-    value = threshold(together, chance)
+    estimate = threshold(together, chance)
     generator = np.random.default_rng(0)
     resampled = [threshold(generator.choice(together, len(together)), chance) for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, [0.05, 0.95])
     promise = Promise(
-        false_alarms / hours, len(together) * BLOCK_S / 3600, len(together), float(value), float(low), float(high)
+        false_alarms / hours, len(together) * BLOCK_S / 3600, len(together), estimate, float(low), float(high)
     )
-    return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(value, jnp.float32)), promise
+    return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(high, jnp.float32)), promise
 
 
 def normal(config: ModelConfig, errors: np.ndarray) -> np.ndarray:
