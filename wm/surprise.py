@@ -7,7 +7,7 @@ of them, in latent space (posterior against prior) and in the sensors, each erro
 horizon and that place.
 
 Nothing is drawn at random: the filter and its forecasts take the most likely value of every categorical. A monitor that
-samples surprises itself; on the simulated line its rare bad draws were three times as loud as any precursor.
+samples surprises itself: its rare bad draws are louder than what comes before a jam.
 """
 
 import jax
@@ -106,7 +106,6 @@ def watch(
 
     embedding = model.encode(config, params, observation)
     latent, posterior = model.obs_step(config, params, state.latent, action, embedding, None)
-
     in_flight, priors = _fly(config, params, state, action)
     arrived = jax.tree.map(lambda x: x[compared], in_flight)
     prediction = model.decode(config, params, arrived)
