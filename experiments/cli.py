@@ -24,6 +24,8 @@ def main(run: Callable[[Any], object]) -> None:
         run(flags)
     except InputError as error:
         refuse(error)
+    except OSError as error:
+        refuse(InputError(f"{error}; give another file or folder."))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,7 +1,6 @@
 """The folder of a run: how it was started, and what came out."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wm.errors import InputError
+from wm.files import appearing
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "av", "mujoco-core")
 
@@ -80,12 +80,8 @@ def commit() -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with appearing(path) as file:
+        file.write_text(json.dumps(content, indent=1))
 
 
 class History:

@@ -31,6 +31,8 @@ def main(flags: Flags) -> int:
     if flags.demo == (flags.settings is not None):
         raise InputError("give either --settings FILE or --demo --seeds 11,12 --out DIR.")
     if flags.settings is not None:
+        if flags.seeds or flags.out:
+            raise InputError("--seeds and --out belong to --demo; a runtime's folder is named 'out' in its settings.")
         from runtime.run import run  # noqa: PLC0415 - a wrong flag need not wait for the model
         from runtime.settings import read_settings  # noqa: PLC0415
 

@@ -7,10 +7,9 @@ Flinch in mode act.
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +38,7 @@ from runtime.story import Reel, Shot, Take
 from wm import bundle
 from wm.bundle import Bundle
 from wm.errors import InputError
+from wm.files import appearing
 
 BUNDLE: Final = Path(__file__).parent / "line" / "bundle"
 DEMO_SEEDS: Final = (4, 5, 11)  # of 1 to 11, the first of each kind that jams without Flinch
@@ -349,19 +349,6 @@ def table(outcomes: Sequence[Outcome]) -> Table:
 
 
 # Files and progress
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A path to write to; what was written there appears at `path` whole, or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _prepare(out: Path) -> None:

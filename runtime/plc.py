@@ -36,7 +36,7 @@ class PlcClient:
     Args:
       address: "host:port".
       unit: Modbus unit identifier.
-      deadline_s: for one exchange as a whole, connecting included.
+      deadline_s: of an exchange; it is looked at before each of its requests, and each may wait for what is left.
     """
 
     def __init__(self, address: str, registers: RegisterMap, *, unit: int = 1, deadline_s: float = DEADLINE_S) -> None:
@@ -152,7 +152,7 @@ class PlcLink:
         self.post(last)
         with self._bell:
             self._stopping = True
-        self._thread.join()
+        self._thread.join(timeout=STALE_S)
         self._client.close()
 
     def _run(self) -> None:

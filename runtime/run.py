@@ -134,7 +134,7 @@ def open_log(out: Path) -> IO[str]:
     """Opens ticks.jsonl of the run; raises InputError where the folder cannot be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return (out / "ticks.jsonl").open("w", encoding="utf-8", buffering=1)
+        return (out / "ticks.jsonl").open("a", encoding="utf-8", buffering=1)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another 'out'.") from error
 

@@ -19,6 +19,11 @@ class Flags:
     ("raised", "code", "said"),
     [
         (InputError("the video\nis broken"), 2, "error: the video is broken\n"),
+        (
+            PermissionError(13, "Permission denied", "a"),
+            2,
+            "error: [Errno 13] Permission denied: 'a'; give another file or folder.\n",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -81,15 +81,6 @@ def test_the_story_shows_the_runs_that_jam_and_each_kind_before_a_second_of_it()
     assert demo.starring([PASSES, PASSES]) == [0, 1]
 
 
-def test_what_fails_half_way_leaves_the_old_file_and_no_other(tmp_path: Path):
-    file = tmp_path / "summary.json"
-    file.write_text("old")
-    with pytest.raises(RuntimeError), demo.appearing(file) as partial:
-        partial.write_text("half")
-        raise RuntimeError
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("summary.json", "old")]
-
-
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a few seconds, before the tail carton has come into view."""

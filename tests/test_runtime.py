@@ -293,6 +293,7 @@ def test_a_register_map_without_the_models_tags_is_refused(shop: Path, tmp_path:
     [
         Flags(),
         Flags(demo=True, settings=Path("x")),
+        Flags(settings=Path("x"), out=Path("o")),
         Flags(demo=True, seeds="1"),
         Flags(demo=True, seeds="1,x", out=Path("o")),
     ],

@@ -10,7 +10,6 @@ It loads on a CPU whatever it was trained on; a damaged one is refused by name.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from numpy.typing import ArrayLike
 from wm import model, surprise
 from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
 from wm.errors import InputError
+from wm.files import sync
 from wm.surprise import Calibration, MonitorState, Surprise
 from wm.types import Normaliser, Observation
 
@@ -132,10 +132,10 @@ def save(bundle: Bundle, path: Path) -> None:
         (building / "card.md").write_text(_card(bundle))
         (building / "checksums.json").write_text(json.dumps(_checksums(building), indent=2) + "\n")
         for file in building.rglob("*"):
-            _sync(file)
+            sync(file)
         building.chmod(0o755)
         building.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -238,9 +238,3 @@ def _card(bundle: Bundle) -> str:
 def _checksums(path: Path) -> dict[str, str]:
     files = (file for file in sorted(path.rglob("*")) if file.is_file() and file != path / "checksums.json")
     return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)

@@ -137,13 +137,19 @@ def running(*, port: int = 0, lockstep: bool = False, state: PlcState | None = N
             file.write_text(json.dumps(to_json(state)), encoding="utf-8")
             flags.append(f"--state={file}")
         command = [sys.executable, "-m", "runtime.line.server", *flags]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
-            assert process.stdout is not None and process.stderr is not None
+        with (
+            Path(folder, "stderr").open("w+", encoding="utf-8") as said,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+            ) as process,
+        ):
+            assert process.stdout is not None
             try:
                 ready = process.stdout.readline()
                 if not ready.startswith(READY):
-                    raise InputError(process.stderr.read().strip().removeprefix("error: "))
+                    process.wait()
+                    said.seek(0)
+                    raise InputError(said.read().strip().removeprefix("error: "))
                 yield Running(ready.removeprefix(READY).strip(), process.pid)
             finally:
                 process.kill()

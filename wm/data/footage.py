@@ -29,6 +29,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 from wm.config import FootageSpec
 from wm.errors import InputError
+from wm.files import sync
 
 SPLITS = ("train", "holdout")
 RECORD_FRAMES = 32
@@ -279,24 +280,16 @@ class FootageWriter:
         )
         (self._folder / INDEX_FILE).write_text(index.model_dump_json(indent=1))
         for file in (*self._folder.iterdir(), self._folder):
-            _fsync(file)
+            sync(file)
         try:
             self._folder.rename(self.path)
         except OSError:
             raise InputError(f"{self.path} appeared while it was being written: choose a new folder") from None
-        _fsync(self.path.parent)
+        sync(self.path.parent)
 
     def _discard(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Footage:
