@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
-from wm.errors import InputError, refuse
+from wm.errors import InputError, interrupted, refuse
 
 
 def main(run: Callable[[Any], object]) -> None:
@@ -27,7 +27,7 @@ def main(run: Callable[[Any], object]) -> None:
     except OSError as error:
         refuse(InputError(f"{error}; give another file or folder."))
     except KeyboardInterrupt:
-        sys.exit(130)
+        interrupted()
 
 
 def check_holdout(holdout: float) -> None:

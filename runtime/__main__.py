@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from wm.errors import InputError, refuse
+from wm.errors import InputError, interrupted, refuse
 
 
 @dataclass(frozen=True)
@@ -62,4 +62,4 @@ if __name__ == "__main__":
     except InputError as error:
         refuse(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        interrupted()

@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_an_expected_end_is_an_exit_code_and_at_most_one_line(
         raise raised
 
     monkeypatch.setattr("sys.argv", ["x", "--out", "here"])
+    monkeypatch.setattr("os._exit", sys.exit)
     with pytest.raises(SystemExit) as exit_:
         cli.main(run)
     assert (exit_.value.code, capsys.readouterr().err) == (code, said)

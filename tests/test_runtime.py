@@ -44,7 +44,7 @@ MAP = read_map(REGISTERS)
 
 def untrained(spec: FootageSpec, threshold: float) -> Bundle:
     """Every frame surprises it a little: with a tiny threshold always too much, with a large one never."""
-    config, monitor = ModelConfig.of(spec, "debug"), MonitorConfig(horizons_s=(0.0, 2.0))
+    config, monitor = ModelConfig.of(spec, "debug"), MonitorConfig(horizons_s=(0.0, 0.5), shown_s=0.5)
     sizes = (len(spec.tags), len(spec.tags), len(spec.actions), len(spec.actions))
     normaliser = Normaliser(*(jnp.ones(size) for size in sizes))
     variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))

@@ -13,7 +13,7 @@ from wm.config import FootageSpec, ModelConfig, MonitorConfig
 from wm.surprise import Calibration
 from wm.types import Observation
 
-TICKS = 40
+TICKS = 50
 CONFIG = ModelConfig.of(FootageSpec(10.0, (16, 24, 3), ("eye",), ("setpoint",)), "debug")
 MONITOR = MonitorConfig()
 
@@ -60,14 +60,14 @@ def test_a_replay_in_two_parts_is_the_replay_in_one(bundle):
 def test_scores_are_causal(bundle):
     pictures, sensors, actions = scene(2)
     _, before, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
-    _, after, _ = bundle.replay(bundle.start(), Observation(pictures.at[30:].set(0), sensors), actions)
-    np.testing.assert_array_equal(before[:30], after[:30])
-    assert not np.array_equal(before[30:], after[30:])
+    _, after, _ = bundle.replay(bundle.start(), Observation(pictures.at[45:].set(0), sensors), actions)
+    np.testing.assert_array_equal(before[:45], after[:45])
+    assert not np.array_equal(before[45:], after[45:])
 
 
-def test_nothing_is_scored_before_a_forecast_from_a_settled_filter_can_arrive(watched):
-    assert all(told.score == 0.0 and np.all(told.map == 0.0) for told in watched[:11])
-    assert watched[11].score > 0.0
+def test_nothing_is_scored_before_the_longest_forecast_from_a_settled_filter_can_arrive(watched):
+    assert all(told.score == 0.0 and np.all(told.map == 0.0) for told in watched[:40])
+    assert watched[40].score > 0.0
 
 
 def test_a_forecast_in_flight_follows_the_action_that_was_taken(bundle):

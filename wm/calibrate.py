@@ -112,7 +112,7 @@ def calibrate(
             f"{false_alarms:g} false alarms in {hours:g} h is more than one in {BLOCK_S:g} s; ask for fewer."
         )
     rate_hz = bundle.spec.rate_hz
-    warm = max(bundle.monitor.horizons(rate_hz)) + bundle.monitor.settle(rate_hz)
+    warm = bundle.monitor.warm(rate_hz)
     block = round(BLOCK_S * bundle.spec.rate_hz)
     needed = max(FEWEST_BLOCKS, hours * 3600 / BLOCK_S / false_alarms / FURTHEST)
     have = sum(max(length - warm, 0) // block for length in footage.lengths(split))

@@ -135,6 +135,7 @@ class MonitorConfig:
       shown_s: seconds ahead of the forecast that is decoded for people.
       worst: how many of the worst patches make the score.
       settle_s: seconds that the filter needs from the first frame on; a forecast launched earlier is not compared.
+        Scores are zero until the longest horizon can be, as that is what calibration knows.
     """
 
     horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -149,6 +150,10 @@ class MonitorConfig:
     def settle(self, rate_hz: float) -> int:
         """Frames that the filter needs before its forecasts count."""
         return round(self.settle_s * rate_hz)
+
+    def warm(self, rate_hz: float) -> int:
+        """Frames from the first one to the first that is scored."""
+        return max(self.horizons(rate_hz)) + self.settle(rate_hz)
 
 
 @dataclass(frozen=True)

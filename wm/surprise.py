@@ -110,8 +110,8 @@ def watch(
     arrived = jax.tree.map(lambda x: x[compared], in_flight)
     prediction = model.decode(config, params, arrived)
     errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors[compared]))
-    in_time = jnp.array(horizons) + monitor.settle(rate_hz) <= state.tick
-    ratio = in_time[:, None] * errors / calibration.scale
+    ready = state.tick >= monitor.warm(rate_hz)
+    ratio = ready * errors / calibration.scale
     score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
 
     shown = round(monitor.shown_s * rate_hz)
