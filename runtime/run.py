@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -140,7 +141,8 @@ def open_log(out: Path) -> IO[str]:
 
 
 class TickLog:
-    """One JSON line a tick, and a line in the log where something changes."""
+    """One JSON line a tick, `at` by the wall clock and `time` by the source's; a line in the log where something
+    changes."""
 
     def __init__(self, ticks: IO[str]) -> None:
         self._ticks = ticks
@@ -149,6 +151,7 @@ class TickLog:
     def write(self, tick: Tick, status: Status | Fault | None, dropped: int) -> None:
         plc_fault = status.reason if isinstance(status, Fault) else ""
         line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "time": round(tick.time, 3),
             "score": None if tick.fault else round(tick.score, 4),
             "alarm": tick.alarm.on,

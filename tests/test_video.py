@@ -174,6 +174,16 @@ def test_a_truncated_video_is_refused_by_name(noisy_mkv: Path, tmp_path: Path) -
         list(frames(cut, SPEC))
 
 
+def test_a_video_damaged_in_the_middle_is_refused_and_not_made_up(noisy_mkv: Path, tmp_path: Path) -> None:
+    content = bytearray(noisy_mkv.read_bytes())
+    middle = slice(len(content) // 2, len(content) // 2 + 20)
+    content[middle] = bytes(255 - byte for byte in content[middle])
+    damaged = tmp_path / "damaged.mkv"
+    damaged.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged\.mkv is broken after [45]\.\d s"):
+        list(frames(damaged, SPEC))
+
+
 def test_a_sound_track_alone_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:

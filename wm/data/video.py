@@ -188,6 +188,7 @@ def _video(path: Path) -> Iterator[tuple[float, Any]]:
     """(time, decoded frame) of a video file, checked to be whole."""
     with _open(path) as container:
         stream = container.streams.video[0]
+        stream.codec_context.options = {"err_detect": "explode"}  # rather than pictures that the decoder made up
         period = 1 / float(stream.average_rate or 25)
         first, last = 0.0, -np.inf
         try:
