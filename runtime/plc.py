@@ -30,6 +30,9 @@ class Fault(NamedTuple):
     reason: str
 
 
+NOT_YET = Fault("PLC: not asked yet")
+
+
 class PlcClient:
     """Synchronous client of one PLC. It connects by itself, and again after a fault; between attempts it says why not.
 
@@ -132,7 +135,7 @@ class PlcLink:
         self._bell = Condition()
         self._mail: tuple[Command, float] | None = None
         self._stopping = False
-        self._outcome: tuple[Status | Fault, float] = Fault("PLC: not asked yet"), monotonic()
+        self._outcome: tuple[Status | Fault, float] = NOT_YET, monotonic()
         self._thread = Thread(target=self._run, name="plc", daemon=True)
         self._thread.start()
 

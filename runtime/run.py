@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.alarm import AlarmSettings
 from runtime.camera import open_camera
 from runtime.loop import Loop, Tick
-from runtime.plc import Fault, PlcClient, PlcLink
+from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
 from runtime.registers import RegisterMap, Status, read_map
 from runtime.settings import Settings
 from wm import bundle
@@ -146,7 +146,7 @@ class TickLog:
 
     def __init__(self, ticks: IO[str]) -> None:
         self._ticks = ticks
-        self._alarm, self._fault, self._plc = False, "", ""
+        self._alarm, self._fault, self._plc = False, "", NOT_YET.reason
 
     def write(self, tick: Tick, status: Status | Fault | None, dropped: int) -> None:
         plc_fault = status.reason if isinstance(status, Fault) else ""

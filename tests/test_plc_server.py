@@ -165,3 +165,24 @@ def test_a_line_whose_plc_dies_says_so() -> None:
         line.scan()
     with line, pytest.raises(ConnectionError, match="the line's PLC does not answer"):
         line.scan()
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_a_server_whose_caller_is_killed_ends_too(lockstep: bool) -> None:
+    code = f"""import sys, time
+from runtime.line import server
+with server.running(lockstep={lockstep}) as plc:
+    print(plc.address, flush=True)
+    time.sleep(60)"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        host, port = caller.stdout.readline().strip().split(":")
+        socket.create_connection((host, int(port))).close()
+        caller.kill()
+    for _ in range(100):
+        try:
+            socket.create_connection((host, int(port))).close()
+        except ConnectionRefusedError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("it still listens")

@@ -9,6 +9,7 @@ each time. Only whole blocks may be written, the command block and the I/O block
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from runtime.registers import COMMAND_WORDS, read_map
 from wm.errors import InputError, refuse
 
 UNIT = 1
+PARENT_S = 1.0
 READY = "PLC listening on "
 
 
@@ -45,6 +47,8 @@ class Flags:
     """Let time advance only by the plant's writes to the I/O block."""
     state: Path | None = None
     """JSON file with the state of the program to start from."""
+    parent: int | None = None
+    """Process to end with."""
 
 
 class Running(NamedTuple):
@@ -91,9 +95,13 @@ async def _serve(rack: Rack, flags: Flags) -> None:
     host, port = server.transport.sockets[0].getsockname()[:2]
     sys.stdout.write(f"{READY}{host}:{port}\n")
     sys.stdout.flush()
-    if flags.lockstep:
-        await asyncio.Event().wait()
-    await _scan_by_the_clock(rack)
+    await asyncio.gather(_end_with(flags.parent), *([] if flags.lockstep else [_scan_by_the_clock(rack)]))
+
+
+async def _end_with(parent: int | None) -> None:
+    while parent in {None, os.getppid()}:
+        await asyncio.sleep(PARENT_S)
+    sys.exit()
 
 
 async def _scan_by_the_clock(rack: Rack) -> None:
@@ -125,13 +133,13 @@ def _refresh(rack: Rack, start: int, memory: list[int]) -> None:
 @contextmanager
 def running(*, port: int = 0, lockstep: bool = False, state: PlcState | None = None) -> Iterator[Running]:
     """A server process on 127.0.0.1 for the length of a with-block, from `state` where one is given. Signals to the
-    caller's process group do not reach it.
+    caller's process group do not reach it; a second after the caller was killed it ends too.
 
     Raises:
       InputError: the server cannot listen on `port`.
     """
     with TemporaryDirectory() as folder:
-        flags = [f"--port={port}"] + ["--lockstep"] * lockstep
+        flags = [f"--port={port}", f"--parent={os.getpid()}"] + ["--lockstep"] * lockstep
         if state is not None:
             file = Path(folder, "state.json")
             file.write_text(json.dumps(to_json(state)), encoding="utf-8")
