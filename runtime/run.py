@@ -168,6 +168,6 @@ class TickLog:
             log.info("%s at %.1f s, score %.2f", "alarm" if tick.alarm.on else "alarm ends", tick.time, tick.score)
         if (tick.fault or "") != self._fault:
             log.warning("%s at %.1f s", tick.fault or "camera and model are fresh again", tick.time)
-        if plc_fault != self._plc:
+        if status is not None and plc_fault != self._plc:
             log.warning("%s", plc_fault or "PLC answers")
         self._alarm, self._fault, self._plc = tick.alarm.on, tick.fault or "", plc_fault
