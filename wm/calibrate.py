@@ -42,8 +42,8 @@ class Promise:
     Attributes:
       false_alarms_per_hour: the rate that was asked for.
       hours: normal footage that was used. blocks: its blocks of `BLOCK_S` seconds.
-      estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled blocks. The threshold is
-        `high`, so that "at most" holds with 95 % confidence.
+      estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled blocks, for the thresholds of
+        the kinds as they were found. The threshold is `high`: "at most" should mean at most.
     """
 
     false_alarms_per_hour: float
