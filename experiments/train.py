@@ -1,14 +1,17 @@
 """Fits a world model on footage and ends with a bundle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import jax
 from rich.console import Console
+from tensorboardX import SummaryWriter
 
 from experiments import plots, runfolder
 from experiments.cli import main
 from wm import bundle, train
 from wm.config import ModelConfig, TrainConfig, to_json
+from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.errors import InputError
 
@@ -26,47 +29,101 @@ class Flags:
     steps: int = TrainConfig.steps
     """Gradient steps."""
     batch: int = TrainConfig.batch
-    """Windows in a step."""
+    """Windows in a step, shared by all devices."""
+    learning_rate: float = TrainConfig.learning_rate
+    """Peak of the learning rate."""
+    patience: int = TrainConfig.patience
+    """Steps without a lower held-out error after which training stops."""
+    gain: float = TrainConfig.gain
+    """Every window is made brighter or darker by up to this share."""
+    tint: float = TrainConfig.tint
+    """Each colour of a window likewise, on its own."""
+    shift: int = TrainConfig.shift
+    """Every window is moved by up to so many pixels."""
     seed: int = 0
     """Seed of everything."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train together; all get the same flags but --process."""
+    processes: int = 1
+    """How many there are."""
+    process: int = 0
+    """Which of them this one is, from 0."""
 
 
 def run(flags: Flags) -> None:
     """Fits a world model on footage; writes runs/NAME/bundle."""
-    if flags.steps < 1 or flags.batch < 1:
-        raise InputError("--steps and --batch must be at least 1.")
+    settings = _settings(flags)
+    if flags.coordinator:
+        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process)
     footage = Footage.open(flags.footage)
-    config = ModelConfig.of(footage.spec, flags.size)
-    settings = TrainConfig(steps=flags.steps, batch=flags.batch)
     train.check(footage, settings)
+    config = ModelConfig.of(footage.spec, flags.size)
+    config = replace(config, followed=followed(footage, config.patch))
+    if flags.process:
+        train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
+        return
     resolved = {"model": to_json(config), "settings": to_json(settings), "fingerprint": footage.fingerprint}
     folder = runfolder.start(flags.out, flags, **resolved)
     history = runfolder.History(folder / "progress.jsonl")
     console = Console(stderr=True)
 
-    def report(progress: train.Progress) -> None:
-        history.append(progress)
-        console.print(
-            f"step {progress.step:>6} of {progress.steps}  {progress.rate:5.2f} steps/s  "
-            f"{progress.seconds_left / 60:5.1f} min left  loss {progress.terms['loss']:8.2f}  "
-            + ("" if progress.held_out is None else f"held-out open-loop error {progress.held_out:.5f}"),
-            highlight=False,
-            soft_wrap=True,
-        )
+    with SummaryWriter(str(folder / "tensorboard")) as board:
 
-    variables = train.fit(footage, config, settings, folder / "checkpoints", flags.seed, report)
+        def report(progress: train.Progress) -> None:
+            history.append(progress)
+            _log(board, progress)
+            console.print(_line(progress), highlight=False, soft_wrap=True)
+
+        variables = train.fit(footage, config, settings, folder / "checkpoints", flags.seed, report)
     rows = history.rows()
+    best = next(row for row in rows if row["step"] == rows[-1]["best"])
+    metrics = {**best, "steps_run": rows[-1]["step"], "minutes": sum(row["seconds"] for row in rows) / 60}
     recipe = {
         "train": runfolder.provenance(flags),
         "footage": {"fingerprint": footage.fingerprint, "hours": footage.hours("train"), "metadata": footage.metadata},
         "settings": to_json(settings),
-        "metrics": rows[-1],
+        "metrics": metrics,
     }
     if not (folder / "bundle").exists():
         bundle.save(bundle.Bundle(footage.spec, config, variables, recipe=recipe), folder / "bundle")
     plots.training(rows, folder / "training.png")
-    runfolder.finish(folder, rows[-1])
-    console.print(f"wrote {folder / 'bundle'}", highlight=False)
+    runfolder.finish(folder, metrics)
+    if rows[-1]["step"] < flags.steps:
+        console.print(f"stopped early: no lower held-out error for {flags.patience} steps", highlight=False)
+    console.print(f"wrote {folder / 'bundle'}, of step {best['step']}", highlight=False)
+
+
+def _settings(flags: Flags) -> TrainConfig:
+    """Raises InputError for a value that cannot be meant."""
+    if min(flags.steps, flags.batch, flags.patience) < 1:
+        raise InputError("--steps, --batch and --patience must be at least 1.")
+    if flags.learning_rate <= 0:
+        raise InputError("--learning-rate must be above 0.")
+    if not (0 <= flags.gain < 1 and 0 <= flags.tint < 1 and flags.shift >= 0):
+        raise InputError("--gain and --tint are shares from 0 up to below 1, --shift is a number of pixels from 0.")
+    if not 0 <= flags.process < flags.processes or (flags.processes > 1) != (flags.coordinator is not None):
+        raise InputError("several processes need --coordinator HOST:PORT, --processes N and --process from 0 to N - 1.")
+    if flags.batch % flags.processes:
+        raise InputError(f"--batch {flags.batch} cannot be divided among {flags.processes} processes.")
+    names = {field.name for field in fields(TrainConfig)}
+    return TrainConfig(**{name: value for name, value in vars(flags).items() if name in names})
+
+
+def _log(board: SummaryWriter, progress: train.Progress) -> None:
+    for name, value in progress.terms.items():
+        board.add_scalar(f"train/{name}", value, progress.step)
+    board.add_scalar("train/steps_a_second", progress.rate, progress.step)
+    if progress.held_out is not None:
+        board.add_scalar("held_out/open_loop_error", progress.held_out, progress.step)
+    board.flush()
+
+
+def _line(progress: train.Progress) -> str:
+    held_out = "" if progress.held_out is None else f"  held-out open-loop error {progress.held_out:.5f}"
+    return (
+        f"step {progress.step:>6} of {progress.steps}  {progress.rate:5.2f} steps/s  "
+        f"{progress.seconds_left / 60:5.1f} min left  loss {progress.terms['loss']:8.2f}{held_out}"
+    )
 
 
 if __name__ == "__main__":

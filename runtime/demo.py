@@ -216,9 +216,9 @@ def _film(model: Bundle, start: Start, mode: Mode, tick: Callable[[], None]) -> 
     ):
         line.restore(start.snapshot)
         loop = Loop(model, _alarm(model), mode)
-        shots = [_shot(loop, frame, plant) for frame, plant in start.warm_up]
+        shots = [_shot(loop, model, frame, plant) for frame, plant in start.warm_up]
         for _ in range(_frames(ARM_S)):
-            shots.append(_shot(loop, line.step(), line.plant.snapshot()))
+            shots.append(_shot(loop, model, line.step(), line.plant.snapshot()))
             answer = client.exchange(shots[-1].tick.command)
             if isinstance(answer, Fault):
                 raise ConnectionError(answer.reason)
@@ -226,10 +226,10 @@ def _film(model: Bundle, start: Start, mode: Mode, tick: Callable[[], None]) -> 
         return Arm(tuple(shots), line.events)
 
 
-def _shot(loop: Loop, frame: LineFrame, plant: PlantSnapshot) -> Shot:
+def _shot(loop: Loop, model: Bundle, frame: LineFrame, plant: PlantSnapshot) -> Shot:
     tick = loop.tick(frame.image, frame.sensors, frame.action, frame.time)
-    assert tick.surprise is not None, tick.fault
-    return Shot(frame, tick, tick.surprise, plant)
+    assert tick.surprise is not None and tick.forecast is not None, tick.fault
+    return Shot(frame, tick, tick.surprise, tick.forecast[model.monitor.shown], plant)
 
 
 def _alarm(model: Bundle) -> AlarmSettings:

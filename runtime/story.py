@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import av
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -48,11 +49,14 @@ TROUBLE: Final[dict[Tail, tuple[str, str]]] = {
 
 
 class Shot(NamedTuple):
-    """One frame of an arm: what the line showed, what the loop made of it, and the plant to take a picture of."""
+    """One frame of an arm: what the line showed, what the loop made of it, the picture to come, and the plant to take a
+    picture of.
+    """
 
     frame: LineFrame
     tick: Tick
     surprise: Surprise
+    forecast: Array
     plant: PlantSnapshot
 
 
@@ -155,7 +159,7 @@ def _arm(picture: Picture, reel: Reel, take: Take, index: int, top: int) -> None
     said = f"{out} carton{'' if out == 1 else 's'} out"
     ImageDraw.Draw(picture).text((curve + CURVE[0], top + 44), said, INK, _font(22), anchor="rs")
     images = sharp, heat(sharp, np.asarray(shot.surprise.map))
-    seen = shot.frame.image, _bytes(shot.surprise.expected), _bytes(shot.surprise.forecast)
+    seen = shot.frame.image, _bytes(shot.surprise.expected), _bytes(shot.forecast)
     for image, x, size in zip((*images, *seen), (*large, *small), 2 * [LARGE] + 3 * [SMALL], strict=True):
         scaled = Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST)
         picture.paste(scaled, (x, y), _corners(size))

@@ -62,4 +62,4 @@ def noise_bundle(config: ModelConfig, *, rate_hz: float, tags: tuple[str, ...], 
     normaliser = Normaliser(*(jnp.full(n, float(value)) for n, value in zip(shapes, (0, 1, 0, 1), strict=True)))
     variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
     spec = FootageSpec(rate_hz, config.image, tags, actions)
-    return Bundle(spec, config, variables, surprise.uncalibrated(config, MonitorConfig()))
+    return Bundle(spec, config, variables, surprise.uncalibrated(config, MonitorConfig(), rate_hz))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wm import nets
+from wm.config import ModelConfig
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "jitted"])
@@ -30,14 +31,20 @@ def test_patches_put_together_are_the_picture_again(run):
 
 
 def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
-    grid = (2, 2)
+    neighbours = ModelConfig(image=(16, 16, 3), sensors=0, actions=0).neighbours
     x = jnp.arange(1.0, 5.0)[:, None] * jnp.ones((4, 5))
-    down, up, right, left, stay = np.asarray(run(lambda x: nets.exchange(x, grid), x)).T
+    down, up, right, left, stay = np.asarray(run(lambda x: nets.exchange(x, neighbours), x)).T
     np.testing.assert_array_equal(down, [0, 0, 1, 2])
     np.testing.assert_array_equal(up, [3, 4, 0, 0])
     np.testing.assert_array_equal(right, [0, 1, 0, 3])
     np.testing.assert_array_equal(left, [2, 0, 4, 0])
     np.testing.assert_array_equal(stay, [1, 2, 3, 4])
+
+
+def test_neighbours_are_those_of_the_picture_where_only_some_patches_are_followed():
+    config = ModelConfig(image=(16, 24, 3), sensors=0, actions=0, followed=(1, 2, 4))
+    np.testing.assert_array_equal(config.cells, [1, 2, 4])
+    np.testing.assert_array_equal(config.neighbours, [[3, 3, 0], [2, 3, 3], [3, 0, 3], [1, 3, 3]])
 
 
 def test_samples_are_one_hot_and_follow_their_probabilities():

@@ -48,7 +48,9 @@ def untrained(spec: FootageSpec, threshold: float) -> Bundle:
     sizes = (len(spec.tags), len(spec.tags), len(spec.actions), len(spec.actions))
     normaliser = Normaliser(*(jnp.ones(size) for size in sizes))
     variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
-    calibration = surprise.uncalibrated(config, monitor).replace(threshold=jnp.asarray(threshold, jnp.float32))
+    calibration = surprise.uncalibrated(config, monitor, spec.rate_hz).replace(
+        threshold=jnp.asarray(threshold, jnp.float32)
+    )
     return Bundle(spec, config, variables, calibration, monitor)
 
 

@@ -79,7 +79,7 @@ def test_a_forecast_in_flight_follows_the_action_that_was_taken(bundle):
     assert not np.allclose(slow.in_flight.deter, fast.in_flight.deter)
 
 
-def test_the_newest_forecast_in_flight_starts_from_the_filtered_state(bundle):
+def test_a_forecast_that_is_launched_starts_from_the_filtered_state(bundle):
     pictures, sensors, actions = scene(4)
     state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     after, _ = bundle.watch(state, Observation(pictures[0], sensors[0]), actions[0])
@@ -120,18 +120,18 @@ def test_the_worst_patches_of_the_map_are_what_the_score_keeps():
 
 @pytest.mark.parametrize("jit", [False, True])
 def test_the_score_keeps_the_worst_places(jit):
-    ratio = np.zeros((5, 3 * CONFIG.cells + 1), np.float32)
+    ratio = np.zeros((5, 3 * CONFIG.patches + 1), np.float32)
     ratio[:, 2] = 9.0
-    ratio[:, CONFIG.cells] = 12.0
-    ratio[:, 2 * CONFIG.cells + 1] = 6.0
-    ratio[:, 2 * CONFIG.cells + 3] = 3.0
+    ratio[:, CONFIG.patches] = 12.0
+    ratio[:, 2 * CONFIG.patches + 1] = 6.0
+    ratio[:, 2 * CONFIG.patches + 3] = 3.0
     ratio[:, -1] = 5.0
     run = jax.jit(surprise.levels, static_argnums=(0, 1)) if jit else surprise.levels
     np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 4.0, 3.0, 5.0], (5, 1)), rtol=1e-6)
 
 
 def test_the_raw_score_is_the_strongest_level_in_units_of_the_normal_one():
-    ratio = np.zeros((5, 3 * CONFIG.cells + 1), np.float32)
+    ratio = np.zeros((5, 3 * CONFIG.patches + 1), np.float32)
     level = jnp.tile(jnp.array([0.5, 1.0, 1.0, 2.0]), (5, 1))
     ratio[3, 0] = 3.0
     np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (3.0 / 3) / 0.5)
@@ -148,3 +148,49 @@ def test_the_threshold_divides_the_score(bundle):
         bundle.start(), Observation(pictures, sensors), actions
     )
     np.testing.assert_allclose(halved, scores / 2.0, rtol=1e-6)
+
+
+def test_a_frame_is_compared_with_forecasts_no_older_than_their_horizon(bundle):
+    """Between two launches every forecast in flight grows older by a frame, and then makes room for the next."""
+    assert MONITOR.launch(10.0) == 5
+    assert MONITOR.slots(10.0) == (-1, 0, 1, 3, 5)
+    assert MONITOR.slots(2.0) == (-1, -1, 1, 3, 5)
+    pictures, sensors, actions = scene(9)
+    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    launched = []
+    for t in range(6):
+        after, _ = bundle.watch(state, Observation(pictures[t], sensors[t]), actions[t])
+        launched.append(np.allclose(after.in_flight.deter[0], after.latent.deter, atol=1e-5))
+        state = after
+    assert launched == [True, False, False, False, False, True]
+
+
+def test_several_cameras_in_one_step_see_what_each_alone_would_see(bundle):
+    scenes = [scene(key) for key in (10, 11, 12)]
+    states, told = zip(
+        *(
+            bundle.watch(bundle.start(), Observation(pictures[0], sensors[0]), actions[0])
+            for pictures, sensors, actions in scenes
+        ),
+        strict=True,
+    )
+    pictures, sensors, actions = (jnp.stack([arrays[i][0] for arrays in scenes]) for i in range(3))
+    starts = jax.tree.map(lambda x: jnp.stack([x] * 3), bundle.start())
+    together = bundle.watch_all(starts, Observation(pictures, sensors), actions)
+    alone = jax.tree.map(lambda *x: jnp.stack(x), *zip(states, told, strict=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), together, alone)
+
+
+def test_a_frame_of_a_patch_that_is_not_followed_is_compared_with_the_background():
+    config = dataclasses.replace(CONFIG, followed=(1, 2, 4))
+    bundle = noise_bundle(config, rate_hz=10.0, tags=("eye",), actions=("setpoint",))
+    dark, bright = (jnp.full((16, 24, 3), value, jnp.uint8) for value in (0, 255))
+    for image, error in ((dark, 0.25), (bright, 0.25)):
+        _, told = bundle.watch(bundle.start(), bundle.observation(image, [0.0]), jnp.zeros(1))
+        np.testing.assert_allclose(told.errors[:, [0, 3, 5]], error, rtol=1e-5)
+    assert told.map.shape == (2, 3)
+
+
+def test_the_pictures_to_come_are_those_of_every_horizon(bundle):
+    pictures = bundle.look_ahead(bundle.start(), jnp.zeros(1))
+    assert pictures.shape == (5, 16, 24, 3)

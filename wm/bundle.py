@@ -8,7 +8,6 @@
 It loads on a CPU whatever it was trained on; a damaged one is refused by name.
 """
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -27,11 +26,11 @@ from numpy.typing import ArrayLike
 from wm import model, surprise
 from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
 from wm.errors import InputError
-from wm.files import sync
+from wm.files import checksums, sync
 from wm.surprise import Calibration, MonitorState, Surprise
 from wm.types import Normaliser, Observation
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,19 @@ class Bundle:
         """
         return _watch(*self._static(), self.variables, self._calibrated(), state, observation, action)
 
+    def watch_all(
+        self, states: MonitorState, observations: Observation, actions: Array
+    ) -> tuple[MonitorState, Surprise]:
+        """One frame of each of several like cameras, all with a leading axis, in one compiled step."""
+        return _watch_all(*self._static(), self.variables, self._calibrated(), states, observations, actions)
+
+    def look_ahead(self, state: MonitorState, action: Array) -> Array | None:
+        """The pictures to come, see `wm.surprise.look_ahead`."""
+        return _look_ahead(*self._static(), self.variables, state, action)
+
     def coast(self, state: MonitorState, action: Array) -> MonitorState:
         """A frame that never came: the state one frame later, see `wm.surprise.coast`."""
-        return _coast(self.config, self.variables, state, action)
+        return _coast(*self._static(), self.variables, state, action)
 
     def replay(
         self, state: MonitorState, observations: Observation, actions: Array
@@ -86,7 +95,7 @@ class Bundle:
         """`[T]` frames through the same function under scan: the state, scores `[T]` and errors `[T, Q, P]`. Without a
         calibration the scores mean nothing and the errors are right.
         """
-        calibration = self.calibration or surprise.uncalibrated(self.config, self.monitor)
+        calibration = self.calibration or surprise.uncalibrated(*self._static())
         return _replay(*self._static(), self.variables, calibration, state, observations, actions)
 
     def predict(self, state: MonitorState, actions: Array) -> model.Prediction:
@@ -103,7 +112,11 @@ class Bundle:
 
 
 _watch = jax.jit(surprise.watch, static_argnums=(0, 1, 2))
-_coast = jax.jit(surprise.coast, static_argnums=0)
+_watch_all = jax.jit(
+    jax.vmap(surprise.watch, in_axes=(None, None, None, None, None, 0, 0, 0)), static_argnums=(0, 1, 2)
+)
+_look_ahead = jax.jit(surprise.look_ahead, static_argnums=(0, 1, 2))
+_coast = jax.jit(surprise.coast, static_argnums=(0, 1, 2))
 _replay = jax.jit(surprise.replay, static_argnums=(0, 1, 2))
 
 
@@ -130,7 +143,7 @@ def save(bundle: Bundle, path: Path) -> None:
             checkpointer.save((building / "arrays").absolute(), _by_name(jax.tree.leaves_with_path(arrays)))
         (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")
         (building / "card.md").write_text(_card(bundle))
-        (building / "checksums.json").write_text(json.dumps(_checksums(building), indent=2) + "\n")
+        (building / "checksums.json").write_text(json.dumps(checksums(building), indent=2) + "\n")
         for file in building.rglob("*"):
             sync(file)
         building.chmod(0o755)
@@ -158,7 +171,7 @@ def load(path: str | Path) -> Bundle:
         raise InputError(
             f"{path / 'checksums.json'} is damaged; copy the bundle again from where it was made."
         ) from None
-    found = _checksums(path)
+    found = checksums(path)
     for name in sorted(recorded.keys() | found.keys()):
         if recorded.get(name) != found.get(name):
             state = "missing" if name not in found else "not part of the bundle" if name not in recorded else "damaged"
@@ -169,7 +182,7 @@ def load(path: str | Path) -> Bundle:
     spec = from_json(FootageSpec, document["spec"])
     config = from_json(ModelConfig, document["model"])
     monitor = from_json(MonitorConfig, document["monitor"])
-    whole = jax.eval_shape(lambda: _template(config, monitor, document["calibrated"]))
+    whole = jax.eval_shape(lambda: _template(spec, config, monitor, document["calibrated"]))
     leaves, tree = jax.tree.flatten_with_path(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), whole))
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore((path / "arrays").absolute(), _by_name(leaves))
@@ -185,10 +198,10 @@ def load(path: str | Path) -> Bundle:
     )
 
 
-def _template(config: ModelConfig, monitor: MonitorConfig, calibrated: bool) -> dict[str, Any]:
+def _template(spec: FootageSpec, config: ModelConfig, monitor: MonitorConfig, calibrated: bool) -> dict[str, Any]:
     normaliser = Normaliser(*(jnp.zeros(n) for n in (config.sensors, config.sensors, config.actions, config.actions)))
     variables = model.init(config, normaliser, jax.random.key(0))
-    return variables | ({"calibration": surprise.uncalibrated(config, monitor)} if calibrated else {})
+    return variables | ({"calibration": surprise.uncalibrated(config, monitor, spec.rate_hz)} if calibrated else {})
 
 
 def _by_name(leaves: list[tuple[Any, Any]]) -> dict[str, Any]:
@@ -233,8 +246,3 @@ def _card(bundle: Bundle) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    files = (file for file in sorted(path.rglob("*")) if file.is_file() and file != path / "checksums.json")
-    return {file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -124,8 +124,14 @@ def calibrate(
     numbers = range(len(footage.lengths(split)))
     episodes = [replay(bundle, footage, split, number, watched)[1][warm:] for number in numbers]
     episodes = [errors for errors in episodes if len(errors)]
-    scale = normal(bundle.config, np.concatenate(episodes))
-    levels = [np.asarray(surprise.levels(bundle.config, bundle.monitor, jnp.asarray(x / scale))) for x in episodes]
+    launch = bundle.monitor.launch(rate_hz)
+    phases = [(warm + np.arange(len(errors))) % launch for errors in episodes]
+    together = np.concatenate(episodes), np.concatenate(phases)
+    scale = np.stack([normal(bundle.config, together[0][together[1] == phase]) for phase in range(launch)])
+    levels = [
+        np.asarray(surprise.levels(bundle.config, bundle.monitor, jnp.asarray(errors / scale[phase])))
+        for errors, phase in zip(episodes, phases, strict=True)
+    ]
     frames = bundle.alarm.on_delay(rate_hz)
 
     def peaks(series: list[np.ndarray]) -> np.ndarray:
@@ -137,14 +143,12 @@ def calibrate(
     level = np.ones(alone.shape[1:], np.float32)
     for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
         level[kind] = threshold(alone[:, *kind], chance)
-    together = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
-    estimate = threshold(together, chance)
+    joint = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
+    estimate = threshold(joint, chance)
     generator = np.random.default_rng(0)
-    resampled = [threshold(generator.choice(together, len(together)), chance) for _ in range(RESAMPLES)]
+    resampled = [threshold(generator.choice(joint, len(joint)), chance) for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, [0.05, 0.95])
-    promise = Promise(
-        false_alarms / hours, len(together) * BLOCK_S / 3600, len(together), estimate, float(low), float(high)
-    )
+    promise = Promise(false_alarms / hours, len(joint) * BLOCK_S / 3600, len(joint), estimate, float(low), float(high))
     return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(high, jnp.float32)), promise
 
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from wm.errors import InputError
@@ -36,7 +40,9 @@ class ModelConfig:
 
     Attributes:
       image, sensors, actions: input shapes, from the footage.
-      patch: side in pixels of the square patch of a cell; the latent grid has one cell a patch.
+      followed: the patches of the picture that the model follows, by number in row order, each a cell of the latent
+        state; None for all of them. Of the others it knows the background, as a camera that stands still allows.
+      patch: side in pixels of a square patch.
       embed: units of the embedding of a patch.
       deter: deterministic units of a cell.
       groups, classes: categoricals of a cell and values of each.
@@ -48,6 +54,7 @@ class ModelConfig:
     image: tuple[int, int, int] | None
     sensors: int
     actions: int
+    followed: tuple[int, ...] | None = None
     patch: int = 8
     embed: int = 64
     deter: int = 96
@@ -59,7 +66,7 @@ class ModelConfig:
 
     @classmethod
     def of(cls, spec: FootageSpec, size: str) -> "ModelConfig":
-        """The preset `size` for footage of this `spec`.
+        """The preset `size` for footage of this `spec`, following all of its patches.
 
         Raises:
           InputError: `size` is no preset, or the picture cannot be cut into whole patches.
@@ -77,15 +84,30 @@ class ModelConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the latent grid; a model without a camera has a single cell."""
+        """Rows and columns of patches in the picture; a model without a camera has a single one."""
         return (self.image[0] // self.patch, self.image[1] // self.patch) if self.image else (1, 1)
 
     @property
-    def cells(self) -> int:
+    def patches(self) -> int:
         return self.grid[0] * self.grid[1]
 
+    @cached_property
+    def cells(self) -> NDArray[np.int64]:
+        """`[N]`, the patch of every cell of the latent state."""
+        return np.arange(self.patches) if self.followed is None else np.array(self.followed)
 
-PRESETS: dict[str, dict[str, int]] = {
+    @cached_property
+    def neighbours(self) -> NDArray[np.int64]:
+        """`[4, N]`, the cell above, below, to the left and to the right of every cell, N where there is none."""
+        rows, columns = self.grid
+        number = np.full((rows + 2, columns + 2), len(self.cells))
+        row, column = self.cells // columns + 1, self.cells % columns + 1
+        number[row, column] = np.arange(len(self.cells))
+        steps = ((-1, 0), (1, 0), (0, -1), (0, 1))
+        return np.stack([number[row + down, column + right] for down, right in steps])
+
+
+PRESETS: dict[str, dict[str, Any]] = {
     "debug": dict(embed=16, deter=16, groups=2, classes=4, hidden=16, wide=16),
     "small": {},
     "base": dict(embed=96, deter=128, groups=8, classes=8, hidden=192, wide=512),
@@ -104,6 +126,8 @@ class TrainConfig:
       free_nats: KL below which a frame costs nothing. beta_dynamics, beta_representation: weights of the two sides
         of the balanced KL (DreamerV3, equation 3). beta_open_loop, beta_sensors: weights of the open-loop
         reconstruction and of the sensors beside the picture's.
+      patience: steps without a lower held-out error after which a run stops.
+      gain, tint, shift: how far windows are augmented, see `wm.data.augment`.
     """
 
     steps: int = 10_000
@@ -119,6 +143,10 @@ class TrainConfig:
     beta_representation: float = 0.1
     beta_open_loop: float = 1.0
     beta_sensors: float = 1.0
+    patience: int = 5_000
+    gain: float = 0.0
+    tint: float = 0.0
+    shift: int = 0
 
     @property
     def length(self) -> int:
@@ -131,7 +159,8 @@ class MonitorConfig:
     """What `watch` compares and how it combines.
 
     Attributes:
-      horizons_s: seconds between a forecast and the frame it is compared with; 0 stands for one frame.
+      horizons_s: seconds between a forecast and the frame it is compared with, at most; 0 stands for one frame.
+      launch_s: seconds between two forecasts, so that a horizon is what its name says or up to this much less.
       shown_s: seconds ahead of the forecast that is decoded for people.
       worst: how many of the worst patches make the score.
       settle_s: seconds that the filter needs from the first frame on; a forecast launched earlier is not compared.
@@ -139,6 +168,7 @@ class MonitorConfig:
     """
 
     horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
+    launch_s: float = 0.5
     shown_s: float = 2.0
     worst: int = 3
     settle_s: float = 1.0
@@ -146,6 +176,20 @@ class MonitorConfig:
     def horizons(self, rate_hz: float) -> tuple[int, ...]:
         """The horizons in frames, each at least one."""
         return tuple(max(1, round(seconds * rate_hz)) for seconds in self.horizons_s)
+
+    @property
+    def shown(self) -> int:
+        """The place of `shown_s` among the horizons."""
+        return self.horizons_s.index(self.shown_s)
+
+    def launch(self, rate_hz: float) -> int:
+        """Frames between two forecasts."""
+        return max(1, round(self.launch_s * rate_hz))
+
+    def slots(self, rate_hz: float) -> tuple[int, ...]:
+        """The forecast in flight that is compared at each horizon, counted from the newest; -1 is that of one frame."""
+        launch = self.launch(rate_hz)
+        return tuple(-1 if horizon == 1 else ceil(horizon / launch) - 1 for horizon in self.horizons(rate_hz))
 
     def settle(self, rate_hz: float) -> int:
         """Frames that the filter needs before its forecasts count."""

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that prove to be what was written."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +27,9 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256, hex, of every file under `folder` by its relative name, but of `checksums.json`."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / "checksums.json")
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -6,8 +6,10 @@ convolutions cost, and a cell's features stay at its place in the picture.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
+from numpy.typing import NDArray
 
 from wm.config import ModelConfig
 
@@ -35,34 +37,25 @@ def from_patches(patches: Array, image: tuple[int, int, int], patch: int) -> Arr
     return x.reshape(*lead, height, width, channels)
 
 
-def exchange(x: Array, grid: tuple[int, int]) -> Array:
-    """Neighbours mix: of `[..., N, F]` a fifth of the features each comes from the cell to the left, right, above,
-    below, and the rest stays. Zeros enter at the border.
+def exchange(x: Array, neighbours: NDArray[np.int64]) -> Array:
+    """Neighbours mix: of `[..., N, F]` a fifth of the features each comes from the cell above, below, to the left and
+    to the right, `[4, N]`, and the rest stays. Zeros come from where there is no cell.
     """
-    rows, columns = grid
-    *lead, cells, features = x.shape
-    x = x.reshape(*lead, rows, columns, features)
-    fifth = features // 5
-    down, up, right, left, stay = jnp.split(x, [fifth, 2 * fifth, 3 * fifth, 4 * fifth], axis=-1)
-    moved = [
-        jnp.concatenate([jnp.zeros_like(down[..., :1, :, :]), down[..., :-1, :, :]], axis=-3),
-        jnp.concatenate([up[..., 1:, :, :], jnp.zeros_like(up[..., :1, :, :])], axis=-3),
-        jnp.concatenate([jnp.zeros_like(right[..., :, :1, :]), right[..., :, :-1, :]], axis=-2),
-        jnp.concatenate([left[..., :, 1:, :], jnp.zeros_like(left[..., :, :1, :])], axis=-2),
-        stay,
-    ]
-    return jnp.concatenate(moved, axis=-1).reshape(*lead, cells, features)
+    fifth = x.shape[-1] // 5
+    bordered = jnp.concatenate([x, jnp.zeros_like(x[..., :1, :])], axis=-2)
+    moved = [bordered[..., cells, i * fifth : (i + 1) * fifth] for i, cells in enumerate(neighbours)]
+    return jnp.concatenate([*moved, x[..., 4 * fifth :]], axis=-1)
 
 
 class Mix(nn.Module):
     """Dense layer over every cell, exchanged with its neighbours, then SiLU: `[..., N, F]` to `[..., N, units]`."""
 
     units: int
-    grid: tuple[int, int]
+    config: ModelConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.silu(exchange(nn.Dense(self.units)(x), self.grid))
+        return nn.silu(exchange(nn.Dense(self.units)(x), self.config.neighbours))
 
 
 class Encoder(nn.Module):
@@ -74,9 +67,9 @@ class Encoder(nn.Module):
     def __call__(self, image: Array | None, sensors: Array) -> Array:
         """`image` `[..., H, W, C]` in 0..1 or None; `sensors` `[..., S]` normalised."""
         c = self.config
-        embedding = self.param("position", nn.initializers.normal(0.1), (c.cells, c.embed))
+        embedding = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.embed))
         if image is not None:
-            x = nn.silu(nn.Dense(c.wide)(to_patches(image - 0.5, c.patch)))
+            x = nn.silu(nn.Dense(c.wide)(to_patches(image - 0.5, c.patch)[..., c.cells, :]))
             embedding = embedding + nn.Dense(c.embed)(x)
         if c.sensors:
             x = nn.silu(nn.Dense(c.hidden)(symlog(sensors)))
@@ -99,15 +92,20 @@ class ImageDecoder(nn.Module):
         c = self.config
         assert c.image
         height, width, channels = c.image
-        near = Mix(c.hidden, c.grid)(features)
+        near = Mix(c.hidden, c)(features)
         x = nn.silu(nn.Dense(c.wide)(jnp.concatenate([near, features], axis=-1)))
         change = nn.Dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
+        spread = nn.Dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
         background = self.param("background", nn.initializers.constant(0.5), c.image)
-        log_variance = nn.Dense(c.patch * c.patch, bias_init=nn.initializers.constant(-4.0))(jax.lax.stop_gradient(x))
-        return (
-            background + from_patches(change, c.image, c.patch),
-            from_patches(log_variance, (height, width, 1), c.patch)[..., 0],
-        )
+        noise = self.param("noise", nn.initializers.constant(-4.0), (height, width))
+        return background + self._whole(change, channels), noise + self._whole(spread, 1)[..., 0]
+
+    def _whole(self, cells: Array, channels: int) -> Array:
+        """Patches of the cells as a picture, zero where no cell is."""
+        c = self.config
+        assert c.image
+        patches = jnp.zeros((*cells.shape[:-2], c.patches, cells.shape[-1])).at[..., c.cells, :].set(cells)
+        return from_patches(patches, (*c.image[:2], channels), c.patch)
 
 
 class SensorDecoder(nn.Module):
@@ -118,7 +116,7 @@ class SensorDecoder(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Array:
         c = self.config
-        position = self.param("position", nn.initializers.normal(0.1), (c.cells, c.hidden))
+        position = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.hidden))
         x = nn.silu(nn.Dense(c.hidden)(features) + position)
         return nn.Dense(c.sensors)(jnp.mean(nn.Dense(c.hidden)(x), axis=-2))
 

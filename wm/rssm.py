@@ -22,15 +22,15 @@ class RSSM(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.position = self.param("position", nn.initializers.normal(0.1), (c.cells, c.hidden))
+        self.position = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.hidden))
         self.action_in = nn.Dense(c.hidden)
         self.state_in = nn.Dense(c.hidden)
         self.global_in = nn.Dense(c.hidden)
-        self.near = Mix(c.hidden, c.grid)
+        self.near = Mix(c.hidden, c)
         self.gates = nn.Dense(3 * c.deter)
         self.prior_hidden = nn.Dense(c.hidden)
         self.prior_out = nn.Dense(c.groups * c.classes)
-        self.posterior_near = Mix(c.hidden, c.grid)
+        self.posterior_near = Mix(c.hidden, c)
         self.posterior_out = nn.Dense(c.groups * c.classes)
 
     def advance(self, state: LatentState, action: Array) -> Array:
@@ -64,8 +64,8 @@ class RSSM(nn.Module):
 def start(config: ModelConfig, lead: tuple[int, ...]) -> LatentState:
     """The state before anything was seen: zeros, with leading axes `lead`."""
     return LatentState(
-        jnp.zeros((*lead, config.cells, config.deter)),
-        jnp.zeros((*lead, config.cells, config.groups, config.classes)),
+        jnp.zeros((*lead, len(config.cells), config.deter)),
+        jnp.zeros((*lead, len(config.cells), config.groups, config.classes)),
     )
 
 

@@ -2,15 +2,19 @@
 
 The whole state of a run is (params, optimiser state, step, position in the footage), all of it in every checkpoint, and
 every random number is derived from the seed and the step: a resumed run equals the uninterrupted one bit for bit.
+
+There is one code path from one CPU to many devices on many hosts: the state lies on every device, a batch is divided
+among them, and the compiler puts in the communication.
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +23,21 @@ import optax
 import orbax.checkpoint as ocp
 from flax import struct
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from wm import model, rssm
 from wm.config import ModelConfig, TrainConfig
+from wm.data.augment import augment
 from wm.data.footage import Footage
 from wm.data.loader import WindowSource, windows
 from wm.errors import InputError
+from wm.files import appearing, checksums
 from wm.types import Batch, Normaliser
 
 HELD_OUT_WINDOWS = 32
+EXPLODED = 10.0
+CHECKSUMS = "checksums.json"
 
 
 @struct.dataclass
@@ -45,8 +55,9 @@ class Progress:
 
     Attributes:
       step, steps: done and to do. rate: steps a second. seconds_left: at this rate.
-      terms: loss terms of the last step. held_out: open-loop mean squared error on held-out windows, or None between
-        two measurements.
+      terms: loss and its terms, means over the steps since the last report.
+      held_out: open-loop mean squared error on held-out windows, or None where nothing is held out.
+      best: the step whose held-out error was the lowest. seconds: since the last report.
     """
 
     step: int
@@ -55,6 +66,8 @@ class Progress:
     seconds_left: float
     terms: dict[str, float]
     held_out: float | None
+    best: int
+    seconds: float
 
 
 def check(footage: Footage, train: TrainConfig) -> None:
@@ -65,19 +78,12 @@ def check(footage: Footage, train: TrainConfig) -> None:
 def normaliser_of(footage: Footage) -> Normaliser:
     """Mean and standard deviation of the training split's tags and actions; a constant one keeps its unit."""
 
-    def moments(count: int, columns: Iterator[np.ndarray]) -> tuple[Array, Array]:
-        total, total_squares, rows = np.zeros(count), np.zeros(count), 0
-        for column in columns:
-            total += column.sum(axis=0, dtype=np.float64)
-            total_squares += np.square(column, dtype=np.float64).sum(axis=0)
-            rows += len(column)
-        mean = total / rows
-        std = np.sqrt(np.maximum(total_squares / rows - mean**2, 0.0))
-        return jnp.asarray(mean, jnp.float32), jnp.asarray(np.where(std < 1e-3, 1.0, std), jnp.float32)
+    def moments(name: str) -> tuple[Any, Any]:
+        found = footage.moments["train"][name]
+        std = np.array(found.std, np.float32)
+        return np.array(found.mean, np.float32), np.where(std < 1e-3, np.float32(1.0), std)
 
-    sensors = moments(len(footage.spec.tags), (episode.sensors for episode in footage.episodes("train")))
-    actions = moments(len(footage.spec.actions), (episode.actions for episode in footage.episodes("train")))
-    return Normaliser(*sensors, *actions)
+    return Normaliser(*moments("sensors"), *moments("actions"))
 
 
 def optimiser(train: TrainConfig) -> optax.GradientTransformation:
@@ -90,7 +96,7 @@ def optimiser(train: TrainConfig) -> optax.GradientTransformation:
 
 def create(config: ModelConfig, train: TrainConfig, normaliser: Normaliser, seed: int) -> TrainState:
     """The state before the first step."""
-    params = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(seed))["params"]
+    params = model.init(config, normaliser, jax.random.key(seed))["params"]
     return TrainState(params, optimiser(train).init(params), jnp.zeros((), jnp.int32))
 
 
@@ -99,10 +105,11 @@ def train_step(
     config: ModelConfig, train: TrainConfig, state: TrainState, normaliser: Normaliser, batch: Batch, key: Array
 ) -> tuple[TrainState, dict[str, Array]]:
     """One gradient step on a `[B, T]` batch; `key` is the run's, folded with the step here."""
+    augment_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
 
     def loss(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
         variables = {"params": params, "normaliser": normaliser}
-        return model.loss(config, train, variables, batch, jax.random.fold_in(key, state.step))
+        return model.loss(config, train, variables, augment(train, batch, augment_key), loss_key)
 
     (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, optimiser_state = optimiser(train).update(gradients, state.optimiser, state.params)
@@ -139,51 +146,145 @@ def fit(
     report: Callable[[Progress], None],
     every: int = 200,
 ) -> model.Variables:
-    """Trains from the newest checkpoint in `checkpoints`, or from the start, to `train.steps`.
+    """Trains from the newest sound checkpoint in `checkpoints`, or from the start, to `train.steps`, or until the
+    held-out error has not improved for `train.patience` steps. Returns the variables with the lowest held-out error.
 
-    Reports, measures the held-out error and saves every `every` steps.
+    Reports, measures the held-out error and saves every `every` steps. All devices of all processes share a batch.
 
     Raises:
-      InputError: the footage is too short for one window, or the loss is no longer finite.
+      InputError: the footage is too short for one window, the batch cannot be divided among the devices, or the loss
+        explodes or is no longer finite.
     """
-    normaliser = normaliser_of(footage)
-    state = create(config, train, normaliser, seed)
-    key = jax.random.key(seed)
-    batches = iter(windows(footage, "train", length=train.length, batch=train.batch, seed=seed))
-    held_out = _held_out(footage, train, seed)
+    if train.batch % jax.device_count():
+        raise InputError(
+            f"a batch of {train.batch} windows cannot be divided among {jax.device_count()} devices; give a --batch "
+            "that is a multiple of them."
+        )
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    everywhere, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    share = {"process": jax.process_index(), "processes": jax.process_count()}
+    batches = iter(windows(footage, "train", length=train.length, batch=train.batch, seed=seed, **share))
+    normaliser, held_out = normaliser_of(footage), _held_out(footage, train, seed)
+    key = jax.jit(jax.random.key, out_shardings=everywhere)(seed)
+    state = jax.jit(create, static_argnums=(0, 1), out_shardings=everywhere)(config, train, normaliser, seed)
 
-    with ocp.CheckpointManager(checkpoints.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)) as manager:
-        if manager.latest_step() is not None:
-            restored = manager.restore(
-                manager.latest_step(),
-                args=ocp.args.Composite(train=ocp.args.StandardRestore(state), loader=ocp.args.JsonRestore()),
-            )
-            state = restored.train
-            batches.set_state(restored.loader)
-        step = first = int(state.step)
-        began = time.monotonic()
-        while step < train.steps:
-            state, terms = train_step(config, train, state, normaliser, next(batches), key)
+    with _Checkpoints(checkpoints) as saved:
+        run = saved.newest(_Run(state, batches.get_state(), best=0, lowest=math.inf, reconstruction=math.inf))
+        batches.set_state(run.loader)
+        step = first = int(run.state.step)
+        began = reported = time.monotonic()
+        told: list[dict[str, Array]] = []
+        while step < train.steps and step - run.best < train.patience:
+            batch = jax.tree.map(partial(jax.make_array_from_process_local_data, divided), next(batches))
+            run.state, terms = train_step(config, train, run.state, normaliser, batch, key)
+            told.append(terms)
             step += 1
             if step % every and step != train.steps:
                 continue
-            values = {name: float(value) for name, value in terms.items()}
-            if not all(math.isfinite(value) for value in values.values()):
-                raise InputError(
-                    f"the loss is no longer finite at step {step}; the last good checkpoint is "
-                    f"{manager.latest_step()}: lower the learning rate and start a new run."
-                )
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    train=ocp.args.StandardSave(state), loader=ocp.args.JsonSave(batches.get_state())
-                ),
-            )
-            rate = (step - first) / (time.monotonic() - began)
-            variables = {"params": state.params, "normaliser": normaliser}
+            means = {name: float(np.mean([terms[name] for terms in told])) for name in told[0]}
+            told.clear()
+            variables = {"params": run.state.params, "normaliser": normaliser}
             error = float(open_loop_error(config, train, variables, held_out, key)) if held_out else None
-            report(Progress(step, train.steps, rate, (train.steps - step) / rate, values, error))
-    return {"params": state.params, "normaliser": normaliser}
+            _check_health(run, step, saved.latest, means, error)
+            run.reconstruction = min(run.reconstruction, _reconstruction(means))
+            if error is None or error < run.lowest:
+                run.best, run.lowest = step, math.inf if error is None else error
+            run.loader = batches.get_state()
+            saved.save(run)
+            now = time.monotonic()
+            rate = (step - first) / (now - began)
+            left = (train.steps - step) / rate
+            report(Progress(step, train.steps, rate, left, means, error, run.best, now - reported))
+            reported = now
+        if run.best != step:
+            run = saved.read(run, run.best)
+    return jax.device_get({"params": run.state.params, "normaliser": normaliser})
+
+
+@dataclass
+class _Run:
+    """All that a checkpoint holds: the state, the place in the footage, the lowest held-out error with its step, and
+    the lowest loss of reconstruction.
+    """
+
+    state: TrainState
+    loader: dict[str, Any]
+    best: int
+    lowest: float
+    reconstruction: float
+
+
+def _check_health(run: _Run, step: int, latest: int | None, terms: dict[str, float], held_out: float | None) -> None:
+    """Raises InputError where a run has gone astray, before it is saved."""
+    values = [*terms.values(), *([] if held_out is None else [held_out])]
+    reconstruction = _reconstruction(terms)
+    if not all(map(math.isfinite, values)):
+        trouble = "is no longer finite"
+    elif reconstruction > EXPLODED * run.reconstruction:
+        trouble = f"has exploded (reconstruction costs {reconstruction:.3g} after {run.reconstruction:.3g})"
+    else:
+        return
+    raise InputError(
+        f"the loss {trouble} at step {step}; the last good checkpoint is that of step {latest or 0}: start a new run "
+        "with a lower --learning-rate."
+    )
+
+
+def _reconstruction(terms: dict[str, float]) -> float:
+    return sum(value for name, value in terms.items() if name.endswith(("image", "sensors")))
+
+
+class _Checkpoints:
+    """The newest two checkpoints and the best, each with the SHA-256 of its files; a damaged one is passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        best = preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics["held_out"], n=1)
+        keep = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(2), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, run: _Run) -> None:
+        """Returns once the checkpoint is on the disk."""
+        step = int(run.state.step)
+        rest = {"loader": run.loader, "best": run.best, "lowest": run.lowest, "reconstruction": run.reconstruction}
+        content = ocp.args.Composite(state=ocp.args.StandardSave(run.state), run=ocp.args.JsonSave(rest))
+        self._manager.save(step, args=content, metrics={"held_out": run.lowest if run.best == step else math.inf})
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            with appearing(self._folder / str(step) / CHECKSUMS) as file:
+                file.write_text(json.dumps(checksums(self._folder / str(step))))
+
+    def newest(self, run: _Run) -> _Run:
+        """The newest sound checkpoint, or `run` where there is none; damaged ones are removed."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if self._sound(step):
+                return self.read(run, step)
+            self._manager.delete(step)
+        return run
+
+    def read(self, run: _Run, step: int) -> _Run:
+        """The checkpoint of a step, laid out over the devices as `run` is."""
+        content = ocp.args.Composite(state=ocp.args.StandardRestore(run.state), run=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=content)
+        return _Run(restored.state, **restored.run)
+
+    def _sound(self, step: int) -> bool:
+        folder = self._folder / str(step)
+        try:
+            return json.loads((folder / CHECKSUMS).read_text()) == checksums(folder)
+        except (OSError, ValueError):
+            return False
 
 
 def _held_out(footage: Footage, train: TrainConfig, seed: int) -> Batch | None:

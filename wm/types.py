@@ -1,9 +1,10 @@
 """Typed arrays that travel between the parts, and the one glossary of shape letters.
 
     B  batch            T  time (frames)      H, W, C  image height, width, channels
-    S  sensors (tags)   A  actions            N  cells of the latent grid (places in the image)
+    S  sensors (tags)   A  actions            R  patches of the image    N  cells, the patches that are followed
     D  deterministic units of a cell          G, V  categoricals of a cell, values of each
-    K  frames of the longest horizon          Q  horizons that are compared      P  places that are scored
+    K  frames of a rollout                    Q  horizons that are compared      P  places that are scored
+    F  forecasts in flight                    L  frames between two launches
 
 `...` stands for any leading axes. Images are uint8 RGB; everything else is float32 unless a field says otherwise.
 """

@@ -67,16 +67,25 @@ class EpisodeEntry(BaseModel):
     length: int
 
 
-class FootageIndex(BaseModel):
-    """Content of `footage.json`."""
+class Moments(BaseModel):
+    """Mean and standard deviation of every column, of the values that are known; 0 where none is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal["flinch-footage-1"] = "flinch-footage-1"
+    mean: list[float]
+    std: list[float]
+
+
+class FootageIndex(BaseModel):
+    """Content of `footage.json`. `moments` are by split, then "sensors" or "actions"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal["flinch-footage-2"] = "flinch-footage-2"
     spec: FootageSpec
     metadata: dict[str, Any]
     fingerprint: str
     files: dict[str, int]
     episodes: list[EpisodeEntry]
+    moments: dict[str, dict[str, Moments]]
 
 
 def _arrays(spec: FootageSpec) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -139,6 +148,26 @@ class _Shards:
             num_bytes=self.total_bytes,
             filename_template=self.template,
         )
+
+
+class _Sums:
+    """Running count, sum and sum of squares of columns `[T, n]`."""
+
+    def __init__(self, columns: int) -> None:
+        self._count, self._sum, self._squares = np.zeros((3, columns))
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        known = ~np.isnan(rows)
+        values = np.where(known, rows, 0.0).astype(np.float64)
+        self._count += known.sum(axis=0)
+        self._sum += values.sum(axis=0)
+        self._squares += np.square(values).sum(axis=0)
+
+    def moments(self) -> Moments:
+        count = np.maximum(self._count, 1)
+        mean = self._sum / count
+        std = np.sqrt(np.maximum(self._squares / count - mean**2, 0.0))
+        return Moments(mean=mean.tolist(), std=std.tolist())
 
 
 class EpisodeWriter:
@@ -210,6 +239,9 @@ class FootageWriter:
         self._features = _features(spec)
         self._shards = {split: _Shards(self._folder, split) for split in SPLITS}
         self._episodes: list[EpisodeEntry] = []
+        self._sums = {
+            split: {"sensors": _Sums(len(spec.tags)), "actions": _Sums(len(spec.actions))} for split in SPLITS
+        }
         self._hash = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
 
     def __enter__(self) -> Self:
@@ -251,6 +283,8 @@ class FootageWriter:
         self._hash.update(f"{split} {episode} {start}".encode())
         for name in sorted(arrays):
             self._hash.update(arrays[name].tobytes())
+            if name in self._sums[split]:
+                self._sums[split][name].add(arrays[name])
         record = self._features.serialize_example({**arrays, "episode": episode, "start": start})
         self._shards[split].write(record)
 
@@ -277,6 +311,7 @@ class FootageWriter:
             fingerprint=self._hash.hexdigest(),
             files={file.name: file.stat().st_size for file in sorted(self._folder.iterdir())},
             episodes=self._episodes,
+            moments={split: {name: x.moments() for name, x in sums.items()} for split, sums in self._sums.items()},
         )
         (self._folder / INDEX_FILE).write_text(index.model_dump_json(indent=1))
         for file in (*self._folder.iterdir(), self._folder):
@@ -300,6 +335,7 @@ class Footage:
       spec: what every frame holds.
       metadata: what the writer noted.
       fingerprint: SHA-256, hex, of the spec and of everything in the records, in the order written.
+      moments: mean and standard deviation of the "sensors" and "actions" of each split.
     """
 
     def __init__(self, path: Path, index: FootageIndex) -> None:
@@ -307,6 +343,7 @@ class Footage:
         self.spec = index.spec
         self.metadata = index.metadata
         self.fingerprint = index.fingerprint
+        self.moments = index.moments
         self._episodes = {split: [entry for entry in index.episodes if entry.split == split] for split in SPLITS}
 
     @classmethod

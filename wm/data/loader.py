@@ -42,7 +42,9 @@ class WindowSource:
         return self._footage.read(self._split, number, start, self._length)
 
 
-def windows(footage: Footage, split: str, *, length: int, batch: int, seed: int) -> grain.DatasetIterator[Batch]:
+def windows(
+    footage: Footage, split: str, *, length: int, batch: int, seed: int, process: int = 0, processes: int = 1
+) -> grain.DatasetIterator[Batch]:
     """Batches of random windows, for ever: each epoch visits every window once, in an order drawn from `seed`.
 
     The iterator's `get_state()` is a small dict; after `set_state()` of it, a new iterator resumes with the batch that
@@ -50,18 +52,21 @@ def windows(footage: Footage, split: str, *, length: int, batch: int, seed: int)
 
     Args:
       length: T, frames in a window.
-      batch: B, windows in a batch.
+      batch: B, windows in a batch; a multiple of `processes`.
+      process, processes: of so many processes that share the work, this one: it reads its share of every batch, and
+        the shares one after the other are the batch that a single process would read.
 
     Returns:
       Iterator of Batch with numpy leaves: image `[B, T, H, W, C]` uint8 or None, sensors `[B, T, S]` and action
-      `[B, T, A]` float32.
+      `[B, T, A]` float32, where B is the share.
 
     Raises:
       InputError: no episode of the split has `length` frames.
     """
     source = WindowSource(footage, split, length)
     endless = grain.MapDataset.source(source).seed(seed).shuffle().repeat(ENDLESS // len(source))
-    return iter(endless.map(_leaves).batch(batch).map(_to_batch).to_iter_dataset(READ))
+    shares = endless.map(_leaves).batch(batch // processes).map(_to_batch)
+    return iter(shares[process::processes].to_iter_dataset(READ))
 
 
 def _leaves(window: Episode) -> dict[str, NDArray[Any]]:
