@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 
+from wm import compilation
 from wm.errors import InputError, interrupted, refuse
 
 
@@ -20,6 +21,7 @@ def main(run: Callable[[Any], object]) -> None:
     kind = next(iter(get_type_hints(run).values()))
     program = f"python -m experiments.{Path(sys.argv[0]).stem}"
     flags = tyro.cli(kind, prog=program, description=run.__doc__)
+    compilation.keep()
     try:
         run(flags)
     except InputError as error:

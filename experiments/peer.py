@@ -1,7 +1,7 @@
 """sheeprl's DreamerV3 world model, timed for `experiments.benchmark` in an environment of its own.
 
-Run by the peer's interpreter, which knows nothing of Flinch: the sizes come as arguments, the name of a job on a line
-of standard input, and its milliseconds go back on a line of standard output.
+Run by the peer's interpreter, which knows nothing of Flinch. The sizes come as arguments; a line of standard input
+names a job and how often to do it, and the milliseconds of each go back on a line of standard output.
 """
 
 import json
@@ -105,15 +105,19 @@ def main() -> None:
     parameters, cores, batch, length, horizon = map(int, sys.argv[1:])
     torch.set_num_threads(cores)
     config, world = build(parameters)
-    ready = {"name": f"sheeprl {version('sheeprl')}, torch {torch.__version__}", "parameters": count(world)}
+    ready = {"name": f"sheeprl {version('sheeprl')}, torch {version('torch')}", "parameters": count(world)}
     answers = sys.stdout
     sys.stdout = sys.stderr
     print(json.dumps(ready), file=answers, flush=True)
     work = jobs(config, world, batch, length, horizon)
     for line in sys.stdin:
-        began = time.perf_counter()
-        work[line.strip()]()
-        print(1e3 * (time.perf_counter() - began), file=answers, flush=True)
+        name, times_asked = line.split()
+        times = []
+        for _ in range(int(times_asked)):
+            began = time.perf_counter()
+            work[name]()
+            times.append(1e3 * (time.perf_counter() - began))
+        print(json.dumps(times), file=answers, flush=True)
 
 
 if __name__ == "__main__":

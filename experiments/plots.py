@@ -1,17 +1,22 @@
 """The plots that runs leave behind."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as imageio
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+Errors = NDArray[np.float32]
+ZOOM = 4
 INK, BLUE, ORANGE, RED = "#2b2f36", "#3567a8", "#d9822b", "#b3261e"
 
 
@@ -50,3 +55,45 @@ def scores(values: NDArray[np.float32], labels: NDArray[np.bool_] | None, rate_h
         axis.fill_between(minutes, 0, 1, where=labels, transform=axis.get_xaxis_transform(), color=ORANGE, alpha=0.2)
     axis.set(xlabel="minutes", ylabel="score", yscale="symlog", ylim=(0, None))
     write(drawn, path)
+
+
+def horizon(told: dict[str, Errors], spread: Errors, rate_hz: float, path: Path) -> None:
+    """Error `[2, K]` of every predictor against seconds ahead, and the spread of the models `[n, 2, K]`."""
+    drawn, axes = figure(2)
+    colours = dict(zip(told, ("#9aa3ad", "#6b7480", ORANGE, BLUE), strict=True))
+    for index, (axis, kind) in enumerate(zip(axes, ("all pixels", "moving pixels"), strict=True)):
+        for name, error in told.items():
+            seconds = np.arange(1, error.shape[1] + 1) / rate_hz
+            axis.plot(seconds, error[index], color=colours[name], label=name)
+        axis.fill_between(seconds, spread[:, index].min(axis=0), spread[:, index].max(axis=0), color=BLUE, alpha=0.2)
+        axis.set(ylabel=f"mean square error,\n{kind}", yscale="log")
+    axes[0].legend(frameon=False, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.25))
+    axes[1].set(xlabel="seconds ahead")
+    write(drawn, path)
+
+
+def reliability(bins: dict[str, Errors], path: Path) -> None:
+    """Found against expected squared error."""
+    drawn, (axis,) = figure(1, width=4.0, height=4.0)
+    axis.plot(bins["expected"], bins["found"], color=BLUE, marker="o", markersize=3)
+    ends = [min(map(np.min, bins.values())), max(map(np.max, bins.values()))]
+    axis.plot(ends, ends, color=INK, linewidth=0.6)
+    axis.set(xscale="log", yscale="log", xlabel="squared error that the model expects", ylabel="found")
+    write(drawn, path)
+
+
+def strip(truth: Errors, forecast: Errors, frames: list[int], path: Path) -> None:
+    """Truth above forecast, `[K, H, W, C]` each, at some frames."""
+    chosen = [0, frames[0] // 2, *frames]
+    rows = (np.concatenate(list(pictures[chosen]), axis=1) for pictures in (truth, forecast))
+    picture = Image.fromarray((255 * np.concatenate(list(rows))).round().astype(np.uint8))
+    picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST).save(path)
+
+
+def film(pictures: Iterable[Errors], rate_hz: float, path: Path) -> None:
+    """A video of pictures `[H, W, C]` in 0..1."""
+    with imageio.imopen(path, "w", plugin="pyav") as video:
+        video.init_video_stream("h264", fps=rate_hz)
+        for picture in pictures:
+            large = np.repeat(np.repeat(picture, ZOOM, axis=0), ZOOM, axis=1)
+            video.write_frame((255 * large).round().astype(np.uint8))

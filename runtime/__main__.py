@@ -35,14 +35,18 @@ def main(flags: Flags) -> int:
             raise InputError("--seeds and --out belong to --demo; a runtime's folder is named 'out' in its settings.")
         from runtime.run import run  # noqa: PLC0415 - a wrong flag need not wait for the model
         from runtime.settings import read_settings  # noqa: PLC0415
+        from wm import compilation  # noqa: PLC0415
 
+        compilation.keep()
         run(read_settings(flags.settings))
         return 0
     if flags.seeds and flags.out is None:
         raise InputError("--seeds needs --out DIR; give the folder for the summary and video of these runs.")
     seeds = _seeds(flags.seeds) if flags.seeds else None
     from runtime import demo  # noqa: PLC0415
+    from wm import compilation  # noqa: PLC0415
 
+    compilation.keep()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no PLC process outlives the demo
     return demo.run(demo.DEMO_SEEDS if seeds is None else seeds, flags.out or demo.DEMO_OUT)
 

@@ -49,17 +49,18 @@ def test_neighbours_are_those_of_the_picture_where_only_some_patches_are_followe
 
 def test_samples_are_one_hot_and_follow_their_probabilities():
     logits = jnp.log(jnp.array([0.7, 0.2, 0.1]))
-    samples = nets.sample_one_hot(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 3)))
+    samples = nets.sampled(jax.random.key(0), jnp.broadcast_to(logits, (20_000, 3)))
     np.testing.assert_allclose(samples.sum(axis=-1), 1.0, atol=1e-6)
     np.testing.assert_allclose(samples.mean(axis=0), [0.7, 0.2, 0.1], atol=0.01)
 
 
-def test_without_a_key_the_sample_is_the_most_likely_value():
+def test_the_most_likely_and_the_expected_value_need_no_key():
     logits = jnp.log(jnp.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]))
-    np.testing.assert_allclose(nets.sample_one_hot(None, logits), [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], atol=1e-6)
+    np.testing.assert_array_equal(nets.most_likely(None, logits), [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(nets.expected(None, logits), [[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], rtol=1e-6)
 
 
 def test_gradients_of_a_sample_are_those_of_its_probabilities():
     logits, weights = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, 3.0])
-    straight = jax.grad(lambda x: nets.sample_one_hot(jax.random.key(1), x) @ weights)(logits)
+    straight = jax.grad(lambda x: nets.sampled(jax.random.key(1), x) @ weights)(logits)
     np.testing.assert_allclose(straight, jax.grad(lambda x: jax.nn.softmax(x) @ weights)(logits), rtol=1e-6)

@@ -96,7 +96,7 @@ def test_the_variables_are_those_with_the_lowest_held_out_error(box_footage, tmp
     lowest = min(told, key=lambda progress: progress.held_out)
     assert lowest.step == told[-1].best
     held_out = train._held_out(box_footage, steep, 0)
-    error = train.open_loop_error(CONFIG, steep, variables, held_out, jax.random.key(0))
+    error = train.open_loop_error(CONFIG, steep, variables, held_out)
     assert float(error) == lowest.held_out
 
 

@@ -27,6 +27,7 @@ from wm import model, surprise
 from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
 from wm.errors import InputError
 from wm.files import checksums, sync
+from wm.nets import expected
 from wm.surprise import Calibration, MonitorState, Surprise
 from wm.types import Normaliser, Observation
 
@@ -123,7 +124,7 @@ _replay = jax.jit(surprise.replay, static_argnums=(0, 1, 2))
 @partial(jax.jit, static_argnums=0)
 def _predict(config: ModelConfig, variables: model.Variables, state: MonitorState, actions: Array) -> model.Prediction:
     present = jax.tree.map(lambda x: x[None], state.latent)
-    states, _ = model.imagine(config, variables, present, actions[None], None)
+    states, _ = model.imagine(config, variables, present, actions[None], draw=expected)
     return jax.tree.map(lambda x: x[0], model.decode(config, variables, states))
 
 

@@ -122,6 +122,8 @@ class TrainConfig:
     Attributes:
       batch: windows a step. context: frames filtered before the open loop starts. open_loop: frames predicted from
         there with the prior alone. decoded: frames decoded in each of the two, at random times.
+      ramp: share of the run over which the open loop's weight rises from nothing: long rollouts of a model that knows
+        nothing yet teach nothing.
       learning_rate: peak of the cosine schedule. warmup: steps of its linear rise. clip: global gradient norm.
       free_nats: KL below which a frame costs nothing. beta_dynamics, beta_representation: weights of the two sides
         of the balanced KL (DreamerV3, equation 3). beta_open_loop, beta_sensors: weights of the open-loop
@@ -132,8 +134,9 @@ class TrainConfig:
 
     steps: int = 10_000
     batch: int = 4
-    context: int = 12
-    open_loop: int = 16
+    context: int = 8
+    open_loop: int = 24
+    ramp: float = 0.5
     decoded: int = 6
     learning_rate: float = 3e-3
     warmup: int = 200

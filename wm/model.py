@@ -15,7 +15,7 @@ from jax import Array
 
 from wm import rssm
 from wm.config import ModelConfig, TrainConfig
-from wm.nets import Encoder, ImageDecoder, SensorDecoder, sample_one_hot, symlog
+from wm.nets import Draw, Encoder, ImageDecoder, SensorDecoder, sampled, symlog
 from wm.types import Batch, LatentState, Normaliser, Observation
 
 Variables = dict[str, Any]
@@ -90,57 +90,77 @@ def encode(config: ModelConfig, variables: Variables, observation: Observation) 
 
 
 def img_step(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array | None
+    config: ModelConfig,
+    variables: Variables,
+    state: LatentState,
+    action: Array,
+    key: Array | None = None,
+    draw: Draw = sampled,
 ) -> tuple[LatentState, Array]:
-    """One frame ahead without looking: the next state, its categoricals drawn from the prior (without a key the most
-    likely), and the prior's log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw.
+    """One frame ahead without looking: the next state, its categoricals drawn from the prior, and the prior's log
+    probabilities `[..., N, G, V]`. `action` `[..., A]` is raw.
     """
     deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
     prior = _apply(config, variables, "prior", deter)
-    return LatentState(deter, sample_one_hot(key, prior)), prior
+    return LatentState(deter, draw(key, prior)), prior
 
 
 def obs_step(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, embedding: Array, key: Array | None
+    config: ModelConfig,
+    variables: Variables,
+    state: LatentState,
+    action: Array,
+    embedding: Array,
+    key: Array | None = None,
+    draw: Draw = sampled,
 ) -> tuple[LatentState, Array]:
-    """One frame ahead, then the look: the next state, its categoricals drawn from the posterior (without a key the most
-    likely), and the posterior's log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw and led to the frame of
-    `embedding`.
+    """One frame ahead, then the look: the next state, its categoricals drawn from the posterior, and the posterior's
+    log probabilities `[..., N, G, V]`. `action` `[..., A]` is raw and led to the frame of `embedding`.
     """
     deter = _apply(config, variables, "advance", state, variables["normaliser"].actions(action))
     posterior = _apply(config, variables, "posterior", deter, embedding)
-    return LatentState(deter, sample_one_hot(key, posterior)), posterior
+    return LatentState(deter, draw(key, posterior)), posterior
 
 
 def observe(
-    config: ModelConfig, variables: Variables, state: LatentState, embedding: Array, action: Array, key: Array
+    config: ModelConfig,
+    variables: Variables,
+    state: LatentState,
+    embedding: Array,
+    action: Array,
+    key: Array | None = None,
+    draw: Draw = sampled,
 ) -> tuple[LatentState, Array]:
     """Filters `[B, T]` embeddings and actions from `state` `[B]`: all states and posteriors, `[B, T]`."""
 
-    def step(state: LatentState, inputs: tuple[Array, Array, Array]) -> tuple[LatentState, tuple[LatentState, Array]]:
+    def step(
+        state: LatentState, inputs: tuple[Array, Array, Array | None]
+    ) -> tuple[LatentState, tuple[LatentState, Array]]:
         action, embedding, key = inputs
-        state, posterior = obs_step(config, variables, state, action, embedding, key)
+        state, posterior = obs_step(config, variables, state, action, embedding, key, draw)
         return state, (state, posterior)
 
-    inputs = (_time_first(action), _time_first(embedding), jax.random.split(key, action.shape[1]))
+    inputs = (_time_first(action), _time_first(embedding), _split(key, action.shape[1]))
     _, outputs = jax.lax.scan(step, state, inputs)
     return jax.tree.map(_time_first, outputs)
 
 
 def imagine(
-    config: ModelConfig, variables: Variables, state: LatentState, action: Array, key: Array | None
+    config: ModelConfig,
+    variables: Variables,
+    state: LatentState,
+    action: Array,
+    key: Array | None = None,
+    draw: Draw = sampled,
 ) -> tuple[LatentState, Array]:
-    """Rolls the prior forward from `state` `[B]` under `action` `[B, K, A]`: all states and priors, `[B, K]`. Without a
-    key the most likely future.
-    """
+    """Rolls the prior forward from `state` `[B]` under `action` `[B, K, A]`: all states and priors, `[B, K]`."""
 
     def step(state: LatentState, inputs: tuple[Array, Array | None]) -> tuple[LatentState, tuple[LatentState, Array]]:
         action, key = inputs
-        state, prior = img_step(config, variables, state, action, key)
+        state, prior = img_step(config, variables, state, action, key, draw)
         return state, (state, prior)
 
-    keys = None if key is None else jax.random.split(key, action.shape[1])
-    _, outputs = jax.lax.scan(step, state, (_time_first(action), keys))
+    _, outputs = jax.lax.scan(step, state, (_time_first(action), _split(key, action.shape[1])))
     return jax.tree.map(_time_first, outputs)
 
 
@@ -175,9 +195,15 @@ def sensor_error(variables: Variables, prediction: Prediction, observation: Obse
 
 
 def loss(
-    config: ModelConfig, train: TrainConfig, variables: Variables, batch: Batch, key: Array
+    config: ModelConfig,
+    train: TrainConfig,
+    variables: Variables,
+    batch: Batch,
+    key: Array,
+    open_loop_weight: Array | float = 1.0,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss of a `[B, T]` batch, T = context + open_loop, and its named terms, each a mean over windows and frames.
+    `open_loop_weight` `[]` is the share of the open loop's weight that counts yet.
 
     The reconstruction of filtered states, the reconstruction of an open-loop rollout that starts after the context
     (both at random frames: decoding is what costs), the balanced KL with free nats (DreamerV3, equations 2 and 3), and
@@ -217,13 +243,13 @@ def loss(
     }.items():
         terms[name] = jnp.maximum(divergence.sum(axis=-1), train.free_nats).mean()
 
-    weights = {
+    weights: dict[str, Array | float] = {
         "image": 1.0,
         "variance": 1.0,
         "sensors": train.beta_sensors,
-        "open_loop_image": train.beta_open_loop,
+        "open_loop_image": open_loop_weight * train.beta_open_loop,
         "open_loop_variance": 1.0,
-        "open_loop_sensors": train.beta_open_loop * train.beta_sensors,
+        "open_loop_sensors": open_loop_weight * train.beta_open_loop * train.beta_sensors,
         "kl_dynamics": train.beta_dynamics,
         "kl_representation": train.beta_representation,
     }
@@ -232,6 +258,10 @@ def loss(
 
 def _apply(config: ModelConfig, variables: Variables, method: str, *args: Any) -> Any:
     return _Networks(config).apply({"params": variables["params"]}, *args, method=method)
+
+
+def _split(key: Array | None, steps: int) -> Array | None:
+    return None if key is None else jax.random.split(key, steps)
 
 
 def _time_first(x: Array) -> Array:

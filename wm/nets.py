@@ -4,6 +4,8 @@ A picture is cut into square patches, one for each cell of the latent grid. On a
 convolutions cost, and a cell's features stay at its place in the picture.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,11 +123,22 @@ class SensorDecoder(nn.Module):
         return nn.Dense(c.sensors)(jnp.mean(nn.Dense(c.hidden)(x), axis=-2))
 
 
-def sample_one_hot(key: Array | None, logits: Array) -> Array:
-    """One-hot sample of categoricals with straight-through gradients: `[..., V]` to `[..., V]` (DreamerV2, 2.1).
-    Without a key, the most likely value.
-    """
-    value = jnp.argmax(logits, axis=-1) if key is None else jax.random.categorical(key, logits)
-    one_hot = jax.nn.one_hot(value, logits.shape[-1])
+Draw = Callable[[Array | None, Array], Array]
+
+
+def sampled(key: Array | None, logits: Array) -> Array:
+    """One-hot sample of categoricals with straight-through gradients: `[..., V]` to `[..., V]` (DreamerV2, 2.1)."""
+    assert key is not None
+    one_hot = jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1])
     probabilities = jax.nn.softmax(logits)
     return one_hot + probabilities - jax.lax.stop_gradient(probabilities)
+
+
+def most_likely(key: Array | None, logits: Array) -> Array:
+    """The most likely value of categoricals, one-hot, whatever the key."""
+    return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+
+
+def expected(key: Array | None, logits: Array) -> Array:
+    """The expected value of categoricals, whatever the key: what squared error asks of a rollout."""
+    return jax.nn.softmax(logits)

@@ -18,7 +18,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import sample_one_hot, to_patches
+from wm.nets import expected, most_likely, to_patches
 from wm.types import LatentState, Observation
 
 
@@ -105,9 +105,9 @@ def watch(
     launch = monitor.launch(rate_hz)
 
     embedding = model.encode(config, params, observation)
-    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, None)
+    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, draw=most_likely)
     next_prior = model.prior(config, params, latent.deter)
-    next_frame = LatentState(latent.deter, sample_one_hot(None, next_prior))
+    next_frame = LatentState(latent.deter, most_likely(None, next_prior))
     in_flight, priors = _fly(config, launch, params, state, action)
     forecasts, priors = jax.tree.map(
         lambda one, flying: jnp.concatenate([one[None], flying])[compared],
@@ -120,8 +120,8 @@ def watch(
     ratio = ready * errors / calibration.scale[state.tick % launch]
     score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
 
-    expected = None if prediction.image is None else prediction.image[monitor.shown]
-    surprise = Surprise(score, _map(config, ratio, calibration), errors, expected)
+    shown = None if prediction.image is None else prediction.image[monitor.shown]
+    surprise = Surprise(score, _map(config, ratio, calibration), errors, shown)
     return MonitorState(latent, in_flight, state.tick + 1), surprise
 
 
@@ -140,7 +140,7 @@ def look_ahead(
         return None
     horizons = jnp.array(monitor.horizons(rate_hz))
     held = jnp.broadcast_to(action, (1, max(monitor.horizons(rate_hz)), *action.shape))
-    ahead, _ = model.imagine(config, params, jax.tree.map(lambda x: x[None], state.latent), held, None)
+    ahead, _ = model.imagine(config, params, jax.tree.map(lambda x: x[None], state.latent), held, draw=expected)
     return model.decode(config, params, jax.tree.map(lambda x: x[0, horizons - 1], ahead)).image
 
 
@@ -155,7 +155,7 @@ def coast(
     """The state after a frame that never came: everything moves on by the prior, so that the next frame is compared
     with what was forecast for its own time.
     """
-    latent, _ = model.img_step(config, params, state.latent, action, None)
+    latent, _ = model.img_step(config, params, state.latent, action, draw=most_likely)
     in_flight, _ = _fly(config, monitor.launch(rate_hz), params, state, action)
     return MonitorState(latent, in_flight, state.tick + 1)
 
@@ -197,7 +197,7 @@ def _fly(
         state.in_flight,
     )
     actions = jnp.broadcast_to(action, (flying.deter.shape[0], *action.shape))
-    return model.img_step(config, params, flying, actions, None)
+    return model.img_step(config, params, flying, actions, draw=most_likely)
 
 
 def _errors(

@@ -33,6 +33,7 @@ from wm.data.footage import Footage
 from wm.data.loader import WindowSource, windows
 from wm.errors import InputError
 from wm.files import appearing, checksums
+from wm.nets import expected, most_likely
 from wm.types import Batch, Normaliser
 
 HELD_OUT_WINDOWS = 32
@@ -106,10 +107,11 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One gradient step on a `[B, T]` batch; `key` is the run's, folded with the step here."""
     augment_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+    weight = jnp.minimum(1.0, (state.step + 1) / (train.ramp * train.steps))
 
     def loss(params: dict[str, Any]) -> tuple[Array, dict[str, Array]]:
         variables = {"params": params, "normaliser": normaliser}
-        return model.loss(config, train, variables, augment(train, batch, augment_key), loss_key)
+        return model.loss(config, train, variables, augment(train, batch, augment_key), loss_key, weight)
 
     (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, optimiser_state = optimiser(train).update(gradients, state.optimiser, state.params)
@@ -118,19 +120,16 @@ def train_step(
 
 
 @partial(jax.jit, static_argnames=("config", "train"))
-def open_loop_error(
-    config: ModelConfig, train: TrainConfig, variables: model.Variables, batch: Batch, key: Array
-) -> Array:
+def open_loop_error(config: ModelConfig, train: TrainConfig, variables: model.Variables, batch: Batch) -> Array:
     """Mean squared error, in pictures where there are any and else in sensors, of predictions 1 to `open_loop` frames
-    ahead.
+    ahead: filtered with the most likely, rolled out with the expected values.
     """
-    observe_key, imagine_key = jax.random.split(key)
     embedding = model.encode(config, variables, batch.observation)
     start = rssm.start(config, (batch.action.shape[0],))
-    states, _ = model.observe(config, variables, start, embedding, batch.action, observe_key)
+    states, _ = model.observe(config, variables, start, embedding, batch.action, draw=most_likely)
     launch = jax.tree.map(lambda x: x[:, train.context - 1], states)
     ahead = jax.tree.map(lambda x: x[:, train.context :], batch)
-    dream, _ = model.imagine(config, variables, launch, ahead.action, imagine_key)
+    dream, _ = model.imagine(config, variables, launch, ahead.action, draw=expected)
     prediction = model.decode(config, variables, dream)
     if config.image:
         return model.image_error(prediction, ahead.observation).mean()
@@ -184,7 +183,7 @@ def fit(
             means = {name: float(np.mean([terms[name] for terms in told])) for name in told[0]}
             told.clear()
             variables = {"params": run.state.params, "normaliser": normaliser}
-            error = float(open_loop_error(config, train, variables, held_out, key)) if held_out else None
+            error = float(open_loop_error(config, train, variables, held_out)) if held_out else None
             _check_health(run, step, saved.latest, means, error)
             run.reconstruction = min(run.reconstruction, _reconstruction(means))
             if error is None or error < run.lowest:

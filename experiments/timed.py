@@ -1,0 +1,143 @@
+"""Flinch's side of `experiments.benchmark`: the jobs that are timed, in a process that has so many cores and no more.
+
+The folder of a bundle and the sizes come as arguments; a line of standard input names a job and how often to do it, and
+the milliseconds of each go back on a line of standard output. `experiments.peer` speaks likewise.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from wm import bundle, model, rssm, train
+from wm.bundle import Bundle
+from wm.config import TrainConfig
+from wm.nets import most_likely
+from wm.types import Batch, Observation
+
+CAMERAS = (1, 2, 4, 8, 16)
+SOAK_REPORTS = 20
+
+
+def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Callable[[], object]]:
+    """The four jobs that the peer has too, and whole ticks of the monitor for one camera and for several."""
+    config, variables = line.config, line.variables
+    assert config.image
+    generator = np.random.default_rng(0)
+    pictures = jnp.asarray(generator.integers(0, 256, (batch, length, *config.image), dtype=np.uint8))
+    sensors = jnp.zeros((batch, length, config.sensors))
+    windows = Batch(Observation(pictures, sensors), jnp.zeros((batch, length, config.actions)))
+    settings = TrainConfig(batch=batch, context=TrainConfig.context, open_loop=length - TrainConfig.context)
+    fitted = train.create(config, settings, variables["normaliser"], 0)
+    key = jax.random.key(0)
+
+    def train_step() -> object:
+        return train.train_step(config, settings, fitted, variables["normaliser"], windows, key)
+
+    one = Observation(pictures[:1, 0], sensors[:1, 0])
+    state, action = rssm.start(config, (1,)), jnp.zeros((1, config.actions))
+    actions = jnp.zeros((1, horizon, config.actions))
+
+    @jax.jit
+    def filter_frame(variables: model.Variables) -> object:
+        embedding = model.encode(config, variables, one)
+        return model.obs_step(config, variables, state, action, embedding, draw=most_likely)
+
+    @jax.jit
+    def score_frame(variables: model.Variables) -> object:
+        embedding = model.encode(config, variables, one)
+        after, posterior = model.obs_step(config, variables, state, action, embedding, draw=most_likely)
+        divergence = rssm.kl(posterior, model.prior(config, variables, after.deter))
+        error = model.image_error(model.decode(config, variables, after), one)
+        return divergence, error.mean()
+
+    @jax.jit
+    def imagine(variables: model.Variables, key: jax.Array) -> object:
+        states, _ = model.imagine(config, variables, state, actions, key)
+        return model.decode(config, variables, states).image
+
+    return {
+        "train_step": train_step,
+        "filter": lambda: filter_frame(variables),
+        "score": lambda: score_frame(variables),
+        "imagine": lambda: imagine(variables, key),
+        **{f"tick_{cameras}": tick(line, cameras) for cameras in CAMERAS},
+    }
+
+
+def tick(line: Bundle, cameras: int) -> Callable[[], object]:
+    """A whole tick: a frame of every camera is filtered, compared at every horizon and scored, its map made, and the
+    next three seconds of one camera are rolled out and decoded, as a person can look at one at a time.
+    """
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (64, cameras, *(line.config.image or ())), dtype=np.uint8)
+    sensors, actions = np.zeros((cameras, line.config.sensors), np.float32), np.tile(line.action(), (cameras, 1))
+    states = jax.tree.map(lambda x: jnp.stack([x] * cameras), line.start())
+    turn = 0
+
+    def whole() -> object:
+        nonlocal states, turn
+        turn += 1
+        observations = Observation(jnp.asarray(frames[turn % len(frames)]), jnp.asarray(sensors))
+        states, surprise = line.watch_all(states, observations, jnp.asarray(actions))
+        shown = jax.tree.map(lambda x: x[turn % cameras], states)
+        return surprise, line.look_ahead(shown, actions[turn % cameras])
+
+    def single() -> object:
+        nonlocal states, turn
+        turn += 1
+        observation = line.observation(frames[turn % len(frames), 0], sensors[0])
+        states, surprise = line.watch(states, observation, jnp.asarray(actions[0]))
+        return surprise, line.look_ahead(states, actions[0])
+
+    if cameras == 1:
+        states = line.start()
+        return single
+    return whole
+
+
+def memory() -> float:
+    """Resident memory of this process in MiB."""
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def soak(work: Callable[[], object], count: int) -> list[float]:
+    """Memory at even distances of so many ticks."""
+    told = []
+    for done in range(1, count + 1):
+        jax.block_until_ready(work())
+        if done % (count // SOAK_REPORTS) == 0:
+            told.append(memory())
+    return told
+
+
+def main() -> None:
+    path, batch, length, horizon = Path(sys.argv[1]), *map(int, sys.argv[2:])
+    line = bundle.load(path)
+    parameters = sum(x.size for x in jax.tree.leaves(line.variables["params"]))
+    print(json.dumps({"name": f"Flinch, jax {version('jax')}", "parameters": parameters}), flush=True)
+    work = jobs(line, batch, length, horizon)
+    for request in sys.stdin:
+        name, count = request.split()
+        if name == "memory":
+            print(json.dumps([memory()]), flush=True)
+        elif name == "soak":
+            print(json.dumps(soak(work["tick_1"], int(count))), flush=True)
+        else:
+            times = []
+            for _ in range(int(count)):
+                began = time.perf_counter()
+                jax.block_until_ready(work[name]())
+                times.append(1e3 * (time.perf_counter() - began))
+            print(json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main()
