@@ -16,7 +16,7 @@ from experiments.cli import main, progress
 from wm import bundle, calibrate, model, rssm
 from wm.bundle import Bundle
 from wm.config import ModelConfig
-from wm.data.footage import RECORD_FRAMES, Footage
+from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.nets import expected, most_likely
 from wm.types import Observation
@@ -96,7 +96,8 @@ def run(flags: Flags) -> None:
     folder = runfolder.start(flags.out, flags)
     frames = [round(second * footage.spec.rate_hz) - 1 for second in SECONDS]
 
-    cheap = {"mean image": errors(windows, np.broadcast_to(mean_image(footage), windows.truth.shape))}
+    mean = (footage.sample("train", MEAN_FRAMES).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    cheap = {"mean image": errors(windows, np.broadcast_to(mean, windows.truth.shape))}
     with progress() as bar:
         count = len(windows.frames)
         task = bar.add_task("predict", total=2 * count + 2 * count * len(models), unit="windows")
@@ -184,19 +185,6 @@ def cut(footage: Footage, split: str, count: int) -> Windows:
         changed[:, :-1] | changed[:, 1:],
         context,
     )
-
-
-def mean_image(footage: Footage) -> Array:
-    """Mean of frames spread over the training split, `[H, W, C]` in 0..1."""
-    starts = [
-        (number, start)
-        for number, frames in enumerate(footage.lengths("train"))
-        for start in range(0, frames, RECORD_FRAMES)
-    ]
-    chosen = {starts[i] for i in np.linspace(0, len(starts) - 1, MEAN_FRAMES).round().astype(int)}
-    frames = [footage.read("train", number, start, 1).frames for number, start in sorted(chosen)]
-    known = np.concatenate([frame for frame in frames if frame is not None])
-    return (known.mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
 
 
 def foretell(one: Bundle, windows: Windows, watched: Callable[[int], None]) -> Forecast:

@@ -5,6 +5,7 @@ convolutions cost, and a cell's features stay at its place in the picture.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,16 @@ from jax import Array
 from numpy.typing import NDArray
 
 from wm.config import ModelConfig
+
+
+def precision() -> Any:
+    """What matrices are multiplied in: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slower."""
+    return jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+
+
+def dense(units: int, **options: Any) -> nn.Dense:
+    """A dense layer with float32 parameters that multiplies in `precision()`."""
+    return nn.Dense(units, dtype=precision(), **options)
 
 
 def symlog(x: Array) -> Array:
@@ -57,7 +68,7 @@ class Mix(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.silu(exchange(nn.Dense(self.units)(x), self.config.neighbours))
+        return nn.silu(exchange(dense(self.units)(x), self.config.neighbours))
 
 
 class Encoder(nn.Module):
@@ -71,11 +82,11 @@ class Encoder(nn.Module):
         c = self.config
         embedding = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.embed))
         if image is not None:
-            x = nn.silu(nn.Dense(c.wide)(to_patches(image - 0.5, c.patch)[..., c.cells, :]))
-            embedding = embedding + nn.Dense(c.embed)(x)
+            x = nn.silu(dense(c.wide)(to_patches(image - 0.5, c.patch)[..., c.cells, :]))
+            embedding = embedding + dense(c.embed)(x)
         if c.sensors:
-            x = nn.silu(nn.Dense(c.hidden)(symlog(sensors)))
-            embedding = embedding + nn.Dense(c.embed)(x)[..., None, :]
+            x = nn.silu(dense(c.hidden)(symlog(sensors)))
+            embedding = embedding + dense(c.embed)(x)[..., None, :]
         return embedding
 
 
@@ -95,9 +106,9 @@ class ImageDecoder(nn.Module):
         assert c.image
         height, width, channels = c.image
         near = Mix(c.hidden, c)(features)
-        x = nn.silu(nn.Dense(c.wide)(jnp.concatenate([near, features], axis=-1)))
-        change = nn.Dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
-        spread = nn.Dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
+        x = nn.silu(dense(c.wide)(jnp.concatenate([near, features], axis=-1)))
+        change = dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
+        spread = dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
         background = self.param("background", nn.initializers.constant(0.5), c.image)
         noise = self.param("noise", nn.initializers.constant(-4.0), (height, width))
         return background + self._whole(change, channels), noise + self._whole(spread, 1)[..., 0]
@@ -119,8 +130,8 @@ class SensorDecoder(nn.Module):
     def __call__(self, features: Array) -> Array:
         c = self.config
         position = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.hidden))
-        x = nn.silu(nn.Dense(c.hidden)(features) + position)
-        return nn.Dense(c.sensors)(jnp.mean(nn.Dense(c.hidden)(x), axis=-2))
+        x = nn.silu(dense(c.hidden)(features) + position)
+        return dense(c.sensors)(jnp.mean(dense(c.hidden)(x), axis=-2)).astype(jnp.float32)
 
 
 Draw = Callable[[Array | None, Array], Array]

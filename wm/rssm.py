@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from wm.config import ModelConfig
-from wm.nets import Mix
+from wm.nets import Mix, dense
 from wm.types import LatentState
 
 
@@ -23,15 +23,15 @@ class RSSM(nn.Module):
     def setup(self) -> None:
         c = self.config
         self.position = self.param("position", nn.initializers.normal(0.1), (len(c.cells), c.hidden))
-        self.action_in = nn.Dense(c.hidden)
-        self.state_in = nn.Dense(c.hidden)
-        self.global_in = nn.Dense(c.hidden)
+        self.action_in = dense(c.hidden)
+        self.state_in = dense(c.hidden)
+        self.global_in = dense(c.hidden)
         self.near = Mix(c.hidden, c)
-        self.gates = nn.Dense(3 * c.deter)
-        self.prior_hidden = nn.Dense(c.hidden)
-        self.prior_out = nn.Dense(c.groups * c.classes)
+        self.gates = dense(3 * c.deter)
+        self.prior_hidden = dense(c.hidden)
+        self.prior_out = dense(c.groups * c.classes)
         self.posterior_near = Mix(c.hidden, c)
-        self.posterior_out = nn.Dense(c.groups * c.classes)
+        self.posterior_out = dense(c.groups * c.classes)
 
     def advance(self, state: LatentState, action: Array) -> Array:
         """The deterministic state one frame later, `[..., N, D]`, under `action` `[..., A]` normalised."""
@@ -57,7 +57,8 @@ class RSSM(nn.Module):
 
     def _categoricals(self, logits: Array) -> Array:
         c = self.config
-        probabilities = jax.nn.softmax(logits.reshape(*logits.shape[:-1], c.groups, c.classes))
+        logits = logits.astype(jnp.float32).reshape(*logits.shape[:-1], c.groups, c.classes)
+        probabilities = jax.nn.softmax(logits)
         return jnp.log((1.0 - c.unimix) * probabilities + c.unimix / c.classes)
 
 

@@ -388,6 +388,20 @@ class Footage:
         for number, length in enumerate(self.lengths(split)):
             yield self.read(split, number, 0, length)
 
+    def sample(self, split: str, count: int) -> NDArray[np.uint8]:
+        """Frames `[n, H, W, C]` from all over a split, one each of up to `count` records, the same at every call."""
+        records = [
+            (number, start, min(RECORD_FRAMES, length - start))
+            for number, length in enumerate(self.lengths(split))
+            for start in range(0, length, RECORD_FRAMES)
+        ]
+        generator = np.random.default_rng(0)
+        frames = []
+        for place in np.unique(np.linspace(0, len(records) - 1, count).round().astype(int)):
+            number, start, length = records[place]
+            frames.append(self.read(split, number, start + int(generator.integers(length)), 1).frames)
+        return np.concatenate([frame for frame in frames if frame is not None])
+
     def read(self, split: str, number: int, start: int, length: int) -> Episode:
         """Frames `start` to `start + length` of one episode, reading only the records that they lie in.
 
