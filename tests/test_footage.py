@@ -227,3 +227,25 @@ def test_the_last_share_of_all_time_is_held_out(lengths: list[int], holdout: flo
     assert all(0 <= kept <= length for kept, length in zip(training, lengths, strict=True))
     cut = [kept < length for kept, length in zip(training, lengths, strict=True) if length]
     assert cut == sorted(cut), "an episode after the cut was kept for training"
+
+
+def test_the_moments_are_those_of_the_known_values_of_each_split(tmp_path: Path) -> None:
+    spec = FootageSpec(1.0, None, tags=("a", "b"), actions=("speed",))
+    rows = [(1.0, np.nan), (3.0, np.nan), (5.0, 4.0)]
+    with FootageWriter(tmp_path / "tags", spec) as writer:
+        for split in ("train", "holdout"):
+            with writer.episode(split, split) as episode:
+                for t, row in enumerate(rows[: 3 if split == "train" else 1]):
+                    episode.append(None, row, (0.5,), t)
+    moments = Footage.open(tmp_path / "tags").moments
+    np.testing.assert_allclose(moments["train"]["sensors"].mean, [3.0, 4.0])
+    np.testing.assert_allclose(moments["train"]["sensors"].std, [np.sqrt(8 / 3), 0.0])
+    np.testing.assert_allclose(moments["train"]["actions"].mean, [0.5])
+    np.testing.assert_allclose(moments["holdout"]["sensors"].mean, [1.0, 0.0])
+
+
+def test_a_sample_is_spread_over_the_split_and_the_same_at_every_call(box_footage: Footage) -> None:
+    frames = box_footage.sample("train", 100)
+    assert frames.shape == (4 + 2 + 1, 16, 16, 3)
+    assert set(frames[:, 0, 1, 0]) == {0, 1, 2}
+    np.testing.assert_array_equal(frames, box_footage.sample("train", 100))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wm import model, rssm
+from wm import model, nets, rssm
 from wm.config import FootageSpec, ModelConfig, TrainConfig
 from wm.errors import InputError
 from wm.types import Batch, LatentState, Normaliser, Observation
@@ -70,6 +70,14 @@ def test_filtering_never_looks_ahead():
     changed, _ = observe(CONFIG, variables, start, embedding.at[:, 4:].add(1.0), batch.action, key)
     np.testing.assert_array_equal(states.deter[:, :4], changed.deter[:, :4])
     assert not np.array_equal(states.deter[:, 5], changed.deter[:, 5])
+
+
+def test_an_open_loop_that_does_not_count_yet_leaves_the_rest_of_the_loss():
+    train = TrainConfig(context=3, open_loop=3, decoded=2)
+    variables, batch, key = variables_of(CONFIG), batch_of(CONFIG, 6), jax.random.key(4)
+    whole, terms = loss(CONFIG, train, variables, batch, key)
+    without, _ = loss(CONFIG, train, variables, batch, key, 0.0)
+    np.testing.assert_allclose(whole - without, terms["open_loop_image"] + terms["open_loop_sensors"], rtol=1e-4)
 
 
 def test_a_dream_depends_on_its_actions():
@@ -151,6 +159,24 @@ def test_the_decoder_shows_the_background_when_the_state_says_nothing():
     picture = decode(CONFIG, variables, state).image
     background = variables["params"]["image_decoder"]["background"]
     np.testing.assert_allclose(picture, background, atol=0.05)
+
+
+def test_bfloat16_products_change_little_and_everything_stays_float32(monkeypatch):
+    variables, batch = variables_of(CONFIG), batch_of(CONFIG, 4)
+    start, key = rssm.start(CONFIG, (2,)), jax.random.key(0)
+
+    def told():
+        embedding = model.encode(CONFIG, variables, batch.observation)
+        state, posterior = model.obs_step(CONFIG, variables, start, batch.action[:, 0], embedding[:, 0], key)
+        return state, posterior, model.decode(CONFIG, variables, state)
+
+    exact = told()
+    monkeypatch.setattr(nets, "precision", lambda: jnp.bfloat16)
+    coarse = told()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(coarse))
+    np.testing.assert_allclose(coarse[1], exact[1], atol=0.05)
+    np.testing.assert_allclose(coarse[2].image, exact[2].image, atol=0.01)
+    assert not np.array_equal(coarse[1], exact[1])
 
 
 def test_pictures_that_cannot_be_cut_into_patches_are_refused():
