@@ -1,0 +1,55 @@
+"""The benchmark's arithmetic, and how it speaks with the processes that it times."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import benchmark
+from wm.errors import InputError
+
+ECHO = """
+import json, sys
+print(json.dumps({"name": "echo", "parameters": 7}), flush=True)
+for line in sys.stdin:
+    job, count = line.split()
+    print(json.dumps([float(len(job))] * int(count)), flush=True)
+"""
+
+
+def test_a_side_does_a_job_so_many_times_on_the_cores_it_was_given() -> None:
+    with benchmark._side([sys.executable, "-c", ECHO], [0], {}) as side:
+        assert (side.name, side.parameters) == ("echo", 7)
+        assert side.do("tick", 3) == [4.0, 4.0, 4.0]
+        assert side.memory() > 1
+        status = Path(f"/proc/{side._process.pid}/status").read_text()
+        assert "Cpus_allowed_list:\t0\n" in status
+
+
+def test_a_side_that_dies_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="ended before it answered"), benchmark._side(["false"], [0], {}):
+        pass
+
+
+def test_ratios_are_of_medians_and_the_deadline_of_the_ninety_ninth_percentile() -> None:
+    def timed(**median: float) -> dict[str, dict[str, float]]:
+        return {job: {"median": value, "p99": 2 * value} for job, value in median.items()}
+
+    ours = timed(train_step=3, filter=1, score=1, imagine=2, tick_1=5, tick_8=15)
+    theirs = timed(train_step=12, filter=4, score=10, imagine=20)
+    told = benchmark._summary({"flinch": {"ms": ours, "parameters": 9}, "peer": {"ms": theirs}})
+    assert told == {
+        "parameters": 9,
+        "watch_p99_ms": 10,
+        "eight_camera_ratio": 3.0,
+        "train_ratio": 0.25,
+        "filter_ratio": 0.25,
+        "score_ratio": 0.1,
+        "imagine_ratio": 0.1,
+    }
+    assert "train_ratio" not in benchmark._summary({"flinch": {"ms": ours, "parameters": 9}})
+
+
+def test_statistics_are_the_median_the_tail_and_the_worst() -> None:
+    told = benchmark._statistics([float(x) for x in range(1, 102)])
+    assert told == {"median": 51.0, "p99": 100.0, "worst": 101.0, "count": 101}
