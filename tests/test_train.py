@@ -134,7 +134,7 @@ def told_by(process, devices):
     """What it reported, once it has ended well."""
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
-    found, told = json.loads(out)
+    found, told = json.loads(out.splitlines()[-1])
     assert found == devices
     return told
 
