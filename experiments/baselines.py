@@ -16,7 +16,7 @@ def constant_velocity(context: Frames, horizon: int) -> Frames:
     """Everything moves on as between the last two of `[C, ...]` frames: dense inverse search optical flow (Kroeger et
     al., Fast Optical Flow using Dense Inverse Search, 2016), followed back from every pixel to come.
     """
-    before, now = (cv2.cvtColor(np.round(255 * frame).astype(np.uint8), cv2.COLOR_RGB2GRAY) for frame in context[-2:])
+    before, now = (np.round(255 * frame.mean(axis=-1)).astype(np.uint8) for frame in context[-2:])
     back = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, before, None)
     rows, columns = np.mgrid[0 : now.shape[0], 0 : now.shape[1]].astype(np.float32)
     return np.stack(
@@ -27,7 +27,7 @@ def constant_velocity(context: Frames, horizon: int) -> Frames:
                 rows + ahead * back[..., 1],
                 cv2.INTER_LINEAR,
                 borderMode=cv2.BORDER_REPLICATE,
-            )
+            ).reshape(context[-1].shape)
             for ahead in range(1, horizon + 1)
         ]
     )

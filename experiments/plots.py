@@ -86,7 +86,7 @@ def strip(truth: Errors, forecast: Errors, frames: list[int], path: Path) -> Non
     """Truth above forecast, `[K, H, W, C]` each, at some frames."""
     chosen = [0, frames[0] // 2, *frames]
     rows = (np.concatenate(list(pictures[chosen]), axis=1) for pictures in (truth, forecast))
-    picture = Image.fromarray((255 * np.concatenate(list(rows))).round().astype(np.uint8))
+    picture = Image.fromarray(_colours(np.concatenate(list(rows))))
     picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST).save(path)
 
 
@@ -95,5 +95,9 @@ def film(pictures: Iterable[Errors], rate_hz: float, path: Path) -> None:
     with imageio.imopen(path, "w", plugin="pyav") as video:
         video.init_video_stream("h264", fps=rate_hz)
         for picture in pictures:
-            large = np.repeat(np.repeat(picture, ZOOM, axis=0), ZOOM, axis=1)
-            video.write_frame((255 * large).round().astype(np.uint8))
+            video.write_frame(np.repeat(np.repeat(_colours(picture), ZOOM, axis=0), ZOOM, axis=1))
+
+
+def _colours(picture: Errors) -> NDArray[np.uint8]:
+    """A picture `[H, W, C]` in 0..1 as bytes of three colours."""
+    return np.broadcast_to((255 * picture).round().astype(np.uint8), (*picture.shape[:2], 3))

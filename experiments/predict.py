@@ -88,8 +88,8 @@ def run(flags: Flags) -> None:
         raise InputError("--windows must be at least 1.")
     models = [bundle.load(path) for path in flags.bundles]
     footage = Footage.open(flags.footage)
-    if footage.spec.image is None or footage.spec.image[2] != 3:
-        raise InputError(f"the footage at {flags.footage} has no colour camera, so there are no pictures to predict.")
+    if footage.spec.image is None:
+        raise InputError(f"the footage at {flags.footage} has no camera, so there are no pictures to predict.")
     for one in models:
         calibrate.check(one, footage)
     windows = cut(footage, flags.split, flags.windows)

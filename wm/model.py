@@ -5,6 +5,7 @@
 footage's sensors and actions. No function here knows which network library made them.
 """
 
+from functools import singledispatch
 from typing import Any
 
 import jax
@@ -38,7 +39,9 @@ class Prediction:
     sensors: Array
 
 
-class _Networks(nn.Module):
+class Networks(nn.Module):
+    """All that is learnt."""
+
     config: ModelConfig
 
     def setup(self) -> None:
@@ -74,10 +77,16 @@ class _Networks(nn.Module):
         return self.decode(rssm.flatten(state))
 
 
+@singledispatch
+def networks(config: ModelConfig) -> Networks:
+    """The networks of a config; a rival architecture registers its own for its own kind of config."""
+    return Networks(config)
+
+
 def init(config: ModelConfig, normaliser: Normaliser, key: Array) -> Variables:
     """Fresh variables."""
     image = jnp.zeros(config.image) if config.image else None
-    params = _Networks(config).init(
+    params = networks(config).init(
         key, image, jnp.zeros(config.sensors), jnp.zeros(config.actions), method="everything"
     )["params"]
     return {"params": params, "normaliser": normaliser}
@@ -257,7 +266,7 @@ def loss(
 
 
 def _apply(config: ModelConfig, variables: Variables, method: str, *args: Any) -> Any:
-    return _Networks(config).apply({"params": variables["params"]}, *args, method=method)
+    return networks(config).apply({"params": variables["params"]}, *args, method=method)
 
 
 def _split(key: Array | None, steps: int) -> Array | None:

@@ -61,14 +61,17 @@ def exchange(x: Array, neighbours: NDArray[np.int64]) -> Array:
 
 
 class Mix(nn.Module):
-    """Dense layer over every cell, exchanged with its neighbours, then SiLU: `[..., N, F]` to `[..., N, units]`."""
+    """Dense layer over every cell, exchanged with its neighbours, then SiLU: `[..., N, F]` to `[..., N, units]`. A
+    single cell has none, and keeps all to itself.
+    """
 
     units: int
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.silu(exchange(dense(self.units)(x), self.config.neighbours))
+        x = dense(self.units)(x)
+        return nn.silu(exchange(x, self.config.neighbours) if len(self.config.cells) > 1 else x)
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,199 @@
+"""The architecture, found by measurement: rivals of the world model, each trained for the same time and measured alike.
+
+How many steps a rival may take follows from the time that a step of each takes, measured in turn in one process, so
+that a busy machine wrongs nobody.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.console import Console
+from rich.table import Table
+
+from experiments import predict, runfolder
+from experiments.cli import main
+from wm import model, rssm, train
+from wm.bundle import Bundle
+from wm.config import ModelConfig, TrainConfig
+from wm.data.activity import followed
+from wm.data.footage import Footage
+from wm.data.loader import windows
+from wm.errors import InputError
+from wm.nets import SensorDecoder, dense, symlog
+
+TURNS = 10
+
+
+@dataclass(frozen=True)
+class GlobalConfig(ModelConfig):
+    """A model with one latent for the whole picture, as DreamerV3's: one cell as large as the picture, with
+    convolutions of `depth` channels at its finest scale on either side.
+    """
+
+    depth: int = 8
+
+
+class ConvolutionEncoder(nn.Module):
+    """Four convolutions, each of stride 2, to one embedding: `[..., H, W, C]` and `[..., S]` to `[..., 1, embed]`."""
+
+    config: GlobalConfig
+
+    @nn.compact
+    def __call__(self, image: jax.Array, sensors: jax.Array) -> jax.Array:
+        c = self.config
+        x = image.reshape(-1, *image.shape[-3:]) - 0.5
+        for scale in range(4):
+            x = nn.silu(nn.Conv(c.depth * 2**scale, (4, 4), (2, 2))(x))
+        picture = dense(c.embed)(x.reshape(*image.shape[:-3], -1))
+        tags = dense(c.embed)(nn.silu(dense(c.hidden)(symlog(sensors))))
+        return (picture + tags)[..., None, :]
+
+
+class ConvolutionDecoder(nn.Module):
+    """The way back: `[..., 1, F]` to a picture `[..., H, W, C]`, as the change against a learnt background, and the log
+    variance `[..., H, W]` of each pixel.
+    """
+
+    config: GlobalConfig
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
+        c = self.config
+        assert c.image
+        height, width, channels = c.image
+        x = nn.silu(dense(height // 16 * (width // 16) * c.depth * 8)(features.reshape(-1, features.shape[-1])))
+        x = x.reshape(-1, height // 16, width // 16, c.depth * 8)
+        for scale in (4, 2, 1):
+            x = nn.silu(nn.ConvTranspose(c.depth * scale, (4, 4), (2, 2))(x))
+        change = nn.ConvTranspose(channels, (4, 4), (2, 2), kernel_init=nn.initializers.normal(0.01))(x)
+        spread = nn.ConvTranspose(1, (4, 4), (2, 2))(jax.lax.stop_gradient(x))[..., 0]
+        background = self.param("background", nn.initializers.constant(0.5), c.image)
+        lead = features.shape[:-2]
+        return background + change.reshape(*lead, *c.image), spread.reshape(*lead, height, width) - 4.0
+
+
+class GlobalNetworks(model.Networks):
+    """The same dynamics and losses, between convolutions."""
+
+    config: GlobalConfig
+
+    def setup(self) -> None:
+        self.encoder = ConvolutionEncoder(self.config)
+        self.rssm = rssm.RSSM(self.config)
+        self.image_decoder = ConvolutionDecoder(self.config)
+        self.sensor_decoder = SensorDecoder(self.config)
+
+
+@model.networks.register
+def _(config: GlobalConfig) -> model.Networks:
+    return GlobalNetworks(config)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.architectures."""
+
+    footage: Path
+    """Footage with a camera and a held-out split."""
+    out: Path
+    """Folder of the run."""
+    minutes: float = 15.0
+    """Training time of each."""
+    windows: int = 256
+    """Held-out windows to measure on."""
+    seed: int = 0
+    """Seed of everything."""
+    report: Path | None = None
+    """Folder for architectures.json, beside other reports."""
+
+
+def rivals(footage: Footage) -> dict[str, ModelConfig]:
+    """The world model as it is, and what else it could be."""
+    plain = ModelConfig.of(footage.spec, "small")
+    assert plain.image
+    coarse = replace(plain, patch=16)
+    shared = {name: getattr(plain, name) for name in ("image", "sensors", "actions")}
+    sizes = dict(patch=max(plain.image[:2]), embed=96, deter=160, hidden=96, groups=16, classes=8, depth=5)
+    return {
+        "cells, followed patches": replace(plain, followed=followed(footage, plain.patch)),
+        "cells, all patches": plain,
+        "cells, followed patches of 16": replace(coarse, followed=followed(footage, coarse.patch)),
+        "one latent, convolutions": GlobalConfig(**shared, **sizes),
+    }
+
+
+def run(flags: Flags) -> None:
+    """Trains every rival for the same time; writes metrics.json with the error of each at 1, 2 and 3 s."""
+    if flags.minutes <= 0 or flags.windows < 1:
+        raise InputError("--minutes must be above 0 and --windows at least 1.")
+    footage = Footage.open(flags.footage)
+    if footage.spec.image is None:
+        raise InputError(f"the footage at {flags.footage} has no camera, so there are no pictures to predict.")
+    train.check(footage, TrainConfig())
+    held_out = predict.cut(footage, "holdout", flags.windows)
+    folder = runfolder.start(flags.out, flags)
+    console = Console(stderr=True)
+    configs = rivals(footage)
+    seconds = step_seconds(footage, list(configs.values()), flags.seed)
+    frames = [round(second * footage.spec.rate_hz) - 1 for second in predict.SECONDS]
+    rows: dict[str, Any] = {}
+    for (name, config), second in zip(configs.items(), seconds, strict=True):
+        steps = max(1, round(60 * flags.minutes / second))
+
+        def report(progress: train.Progress, name: str = name) -> None:
+            console.print(f"{name}: step {progress.step} of {progress.steps}, held-out {progress.held_out}")
+
+        place = folder / name.replace(", ", "-").replace(" ", "_")
+        variables = train.fit(footage, config, TrainConfig(steps=steps), place, flags.seed, report)
+        forecast = predict.foretell(Bundle(footage.spec, config, variables), held_out, lambda count: None)
+        found = predict.errors(held_out, forecast.pictures)
+        rows[name] = {
+            "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
+            "step_ms": 1e3 * second,
+            "steps": steps,
+            "error_all": found[0, frames].tolist(),
+            "error_moving": found[1, frames].tolist(),
+        }
+    metrics = {"rivals": rows, "provenance": runfolder.provenance(flags)}
+    runfolder.finish(folder, metrics)
+    if flags.report:
+        flags.report.mkdir(parents=True, exist_ok=True)
+        runfolder.write_json(flags.report / "architectures.json", metrics)
+    console.print(_table(rows))
+
+
+def step_seconds(footage: Footage, configs: list[ModelConfig], seed: int) -> list[float]:
+    """Median time of a training step of each, measured in turn."""
+    settings = TrainConfig()
+    normaliser, key = train.normaliser_of(footage), jax.random.key(seed)
+    batch = next(iter(windows(footage, "train", length=settings.length, batch=settings.batch, seed=seed)))
+    batch = jax.tree.map(jnp.asarray, batch)
+    states = [train.create(config, settings, normaliser, seed) for config in configs]
+    times: list[list[float]] = [[] for _ in configs]
+    for _ in range(TURNS + 1):
+        for config, state, taken in zip(configs, states, times, strict=True):
+            began = time.perf_counter()
+            jax.block_until_ready(train.train_step(config, settings, state, normaliser, batch, key))
+            taken.append(time.perf_counter() - began)
+    return [float(np.median(taken[1:])) for taken in times]
+
+
+def _table(rows: dict[str, Any]) -> Table:
+    table = Table(title="held-out squared error x 1000, moving pixels (all pixels)")
+    for column in ("rival", "parameters", "ms a step", "steps", *(f"{second} s" for second in predict.SECONDS)):
+        table.add_column(column)
+    for name, row in rows.items():
+        errors = zip(row["error_moving"], row["error_all"], strict=True)
+        told = (f"{1e3 * moving:.2f} ({1e3 * whole:.2f})" for moving, whole in errors)
+        table.add_row(name, f"{row['parameters']:,}", f"{row['step_ms']:.0f}", str(row["steps"]), *told)
+    return table
+
+
+if __name__ == "__main__":
+    main(run)
