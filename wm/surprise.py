@@ -80,7 +80,7 @@ def uncalibrated(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) ->
 
 def start(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> MonitorState:
     """The state before the first frame."""
-    flights = max(monitor.slots(rate_hz)) + 1
+    flights = max(0, *monitor.slots(rate_hz)) + 1
     return MonitorState(rssm.start(config, ()), rssm.start(config, (flights,)), jnp.zeros((), jnp.int32))
 
 
