@@ -3,7 +3,8 @@
 Nobody sets a threshold. The user names a rate, at most so many false alarms in so many hours; held-out normal footage
 gives the distribution of what the alarm reacts to, the score held over the on-delay, as maxima of short blocks. Every
 kind of error at every horizon is first measured in units of its own threshold, as if it had to keep the promise alone,
-so that one with rare high moments does not deafen the others; their highest is the score. Where the rate lies inside
+at the upper end of that threshold's interval: one with rare high moments does not deafen the others, and one of whose
+tail little is known has little to say. Their highest is the score. Where the rate lies inside
 what the footage shows, a threshold is an order statistic; beyond it, a generalised Pareto tail is fitted to the upper
 blocks (peaks over threshold: Coles, An Introduction to Statistical Modeling of Extreme Values, chapter 4). How far a
 tail may be trusted is limited, and footage that cannot carry the promise is refused.
@@ -142,12 +143,10 @@ def calibrate(
     alone = peaks(levels)
     level = np.ones(alone.shape[1:], np.float32)
     for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
-        level[kind] = threshold(alone[:, *kind], chance)
+        _, level[kind] = interval(alone[:, *kind], chance)
     joint = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
     estimate = threshold(joint, chance)
-    generator = np.random.default_rng(0)
-    resampled = [threshold(generator.choice(joint, len(joint)), chance) for _ in range(RESAMPLES)]
-    low, high = np.quantile(resampled, [0.05, 0.95])
+    low, high = interval(joint, chance)
     promise = Promise(false_alarms / hours, len(joint) * BLOCK_S / 3600, len(joint), estimate, float(low), float(high))
     return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(high, jnp.float32)), promise
 
@@ -174,6 +173,14 @@ def threshold(peaks: np.ndarray, chance: float) -> float:
     excess = np.sort(peaks)[-upper:] - base
     shape, _, scale = genpareto.fit(excess, floc=0.0)
     return float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale))
+
+
+def interval(peaks: np.ndarray, chance: float) -> tuple[float, float]:
+    """The 90 % interval of `threshold` over resampled blocks."""
+    generator = np.random.default_rng(0)
+    resampled = [threshold(generator.choice(peaks, len(peaks)), chance) for _ in range(RESAMPLES)]
+    low, high = np.quantile(resampled, [0.05, 0.95])
+    return float(low), float(high)
 
 
 def _padded(x: np.ndarray) -> Array:
