@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from wm import model, surprise
+from wm import compilation, model, surprise
 from wm.bundle import Bundle
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
 from wm.data.footage import Footage, FootageWriter
@@ -19,6 +19,7 @@ from wm.types import Normaliser
 
 settings.register_profile("flinch", deadline=None)
 settings.load_profile("flinch")
+compilation.keep()
 
 BOX_SPEC = FootageSpec(rate_hz=10.0, image=(16, 16, 3), tags=("eye", "speed"), actions=("setpoint",))
 

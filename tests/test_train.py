@@ -74,13 +74,12 @@ def test_a_resumed_run_passes_over_an_empty_folder_that_looks_like_a_checkpoint(
     assert losses(fit(box_footage, tmp_path)[0]) == losses(whole[0])[1:]
 
 
-@pytest.mark.parametrize("rate", [1e2, 1e30])
-def test_an_exploding_loss_stops_with_a_clear_word_and_keeps_the_last_good_checkpoint(box_footage, tmp_path, rate):
+def test_an_exploding_loss_stops_with_a_clear_word_and_keeps_the_last_good_checkpoint(box_footage, tmp_path):
     fit(box_footage, tmp_path, stop_after=1)
     with pytest.raises(
         InputError, match=r"(no longer finite|exploded) .*step 20; the last good checkpoint is that of step 10"
     ):
-        fit(box_footage, tmp_path, settings=replace(SHORT, learning_rate=rate))
+        fit(box_footage, tmp_path, settings=replace(SHORT, learning_rate=1e2))
     assert [step.name for step in tmp_path.iterdir() if step.name.isdecimal()] == ["10"]
 
 
@@ -108,7 +107,8 @@ footage, checkpoints, steps, process, coordinator = sys.argv[1:]
 if coordinator:
     jax.distributed.initialize(coordinator, 2, int(process))
 from test_train import CONFIG, SHORT
-from wm import train
+from wm import compilation, train
+compilation.keep()
 from wm.data.footage import Footage
 told = []
 def report(progress):
@@ -140,8 +140,9 @@ def told_by(process, devices):
 
 
 def assert_close(told, expected):
+    told, expected = json.loads(json.dumps([told, expected]))
     assert [step for step, _, _ in told] == [step for step, _, _ in expected]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3), told, list(map(list, expected)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3), told, expected)
 
 
 def test_four_devices_give_the_losses_of_one_and_their_checkpoint_restores_on_one(box_footage, whole, tmp_path):
