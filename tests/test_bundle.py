@@ -11,6 +11,7 @@ from conftest import noise_bundle
 from wm import bundle
 from wm.config import FootageSpec, ModelConfig
 from wm.errors import InputError
+from wm.files import checksums
 from wm.types import Observation
 
 TAGS, ACTIONS = ("eye", "speed"), ("setpoint",)
@@ -107,7 +108,7 @@ def test_a_newer_format_is_refused(copy):
     document = json.loads((copy / "bundle.json").read_text())
     (copy / "bundle.json").write_text(json.dumps({**document, "format": 99}))
     sums = copy / "checksums.json"
-    sums.write_text(json.dumps(bundle._checksums(copy)))
+    sums.write_text(json.dumps(checksums(copy)))
     with pytest.raises(InputError, match="bundle format 99"):
         bundle.load(copy)
 

@@ -76,6 +76,19 @@ def test_a_snapshot_goes_on_in_a_new_plant_of_the_same_seed():
     assert same(run(plant, 2.0).snapshot(), run(twin, 2.0).snapshot())
 
 
+def test_a_redrawn_plant_has_the_same_view_and_another_future():
+    plant = run(Plant(4, tail_rate=0.0), 8.0)
+    present, picture = plant.snapshot(), plant.image()
+    run(plant, 2.0)
+    first, future = plant.snapshot(), plant.image()
+    plant.restore(present)
+    plant.redraw(99)
+    assert np.array_equal(plant.image(), picture)
+    assert not np.array_equal(run(plant, 2.0).image(), future)
+    plant.restore(present)
+    assert same(run(plant, 2.0).snapshot(), first)
+
+
 def test_looking_does_not_change_the_run():
     watched, unwatched = Plant(7), Plant(7)
     for _ in range(30):

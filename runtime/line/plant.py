@@ -66,8 +66,11 @@ class OnLine(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """All of the plant that is not MuJoCo's; cartons on the line are in the order of their release."""
+    """All of the plant that is not MuJoCo's: cartons on the line in the order of their release, the rest is drawn from
+    `seed`.
+    """
 
+    seed: int
     scans: int = 0
     feeder_speed: float = 1.0
     travel: tuple[float, ...] = (0.0,) * len(scene.BELTS)
@@ -107,7 +110,7 @@ class Plant:
         self._lid_damping = self._model.dof_damping[1:].reshape(scene.CARTONS, 7)[:, 6]
         self._belts = [self._model.geom(f"belt{index}").id for index in range(len(scene.BELTS))]
         self._gate_position[:] = scene.GATE_STROKE
-        self._state = State()
+        self._state = State(seed)
 
     @property
     def time(self) -> float:
@@ -161,10 +164,24 @@ class Plant:
         for item in self._state.on_line:
             self._lid_damping[item.body] = scene.LID_DAMPING * item.carton.lid_damping
 
+    def redraw(self, seed: int) -> None:
+        """Another future of the same view: cartons to come are drawn from `seed`, and so is the print of those that are
+        on the line and not in view yet.
+        """
+
+        def print_of(carton: Carton) -> int:
+            return cartons.draw(seed, carton.number, self._tail_rate).print
+
+        on_line = tuple(
+            item if item.seen else item._replace(carton=item.carton._replace(print=print_of(item.carton)))
+            for item in self._state.on_line
+        )
+        self._state = replace(self._state, seed=seed, on_line=on_line)
+
     def _release(self) -> None:
         state = self._state
         number = state.next_number
-        carton = cartons.draw(self.seed, number, self._tail_rate, self._tails.get(number))
+        carton = cartons.draw(state.seed, number, self._tail_rate, self._tails.get(number))
         if state.travel[0] - state.last_release < carton.pitch or not self._is_clear(carton):
             return
         body = min(set(range(scene.CARTONS)) - {item.body for item in state.on_line})
