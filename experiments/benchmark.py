@@ -133,7 +133,8 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
             sides["flinch"].do(job, 5)
         times: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in sides}
         with progress() as bar:
-            for _ in bar.track(range(flags.rounds), description=f"{cores} core{'s' * (cores > 1)}"):
+            task = bar.add_task(f"{cores} core{'s' * (cores > 1)}", total=flags.rounds, unit="rounds")
+            for _ in bar.track(range(flags.rounds), task_id=task):
                 for job, count in SHARED.items():
                     for name, side in sides.items():
                         times[name][job] += side.do(job, count)

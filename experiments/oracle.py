@@ -58,14 +58,10 @@ def run(flags: Flags) -> None:
     folder = runfolder.start(flags.out, flags)
     mean = (footage.sample("train", MEAN_FRAMES).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
     found = []
-    with (
-        ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool,
-        progress() as bar,
-    ):
-        seeds = range(flags.seed, flags.seed + (flags.moments + 1) // 2)
-        for moments in bar.track(
-            pool.map(partial(branch, futures=flags.futures), seeds), len(seeds), description="oracle"
-        ):
+    seeds = range(flags.seed, flags.seed + (flags.moments + 1) // 2)
+    with ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool, progress() as bar:
+        task = bar.add_task("oracle", total=len(seeds), unit="lines")
+        for moments in bar.track(pool.map(partial(branch, futures=flags.futures), seeds), task_id=task):
             found += [errors(pictures, mean) for pictures in moments]
     sums = np.array(found[: flags.moments])
     ratios = sums[..., 0, :].sum(axis=0) / sums[..., 1, :].sum(axis=0)

@@ -26,6 +26,16 @@ def test_a_side_does_a_job_so_many_times_on_the_cores_it_was_given() -> None:
         assert "Cpus_allowed_list:\t0\n" in status
 
 
+def test_every_job_is_timed_in_every_turn(tmp_path, monkeypatch) -> None:
+    echo = [sys.executable, "-c", ECHO]
+    monkeypatch.setattr(benchmark, "_flinch", lambda flags, here: benchmark._side(echo, here, {}))
+    flags = benchmark.Flags(tmp_path, peer=tmp_path / "none", rounds=2)
+    timed = benchmark._time(flags, 1)["flinch"]
+    assert {job: told["count"] for job, told in timed["ms"].items()} == {
+        job: 2 * count for job, count in {**benchmark.SHARED, **benchmark.TICKS}.items()
+    }
+
+
 def test_a_side_that_dies_is_one_sentence() -> None:
     with pytest.raises(InputError, match="ended before it answered"), benchmark._side(["false"], [0], {}):
         pass

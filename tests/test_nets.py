@@ -60,6 +60,13 @@ def test_the_most_likely_and_the_expected_value_need_no_key():
     np.testing.assert_allclose(nets.expected(None, logits), [[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]], rtol=1e-6)
 
 
+def test_half_of_a_batch_is_sampled_and_half_keeps_its_expected_values():
+    logits = jnp.log(jnp.broadcast_to(jnp.array([0.7, 0.2, 0.1]), (4, 5, 3)))
+    drawn = nets.half_sampled(jax.random.key(0), logits)
+    np.testing.assert_allclose(drawn[1::2], jnp.exp(logits[1::2]), rtol=1e-6)
+    np.testing.assert_allclose(drawn[::2].max(axis=-1), 1.0, rtol=1e-6)
+
+
 def test_gradients_of_a_sample_are_those_of_its_probabilities():
     logits, weights = jnp.array([0.3, -0.2, 0.5]), jnp.array([1.0, 2.0, 3.0])
     straight = jax.grad(lambda x: nets.sampled(jax.random.key(1), x) @ weights)(logits)

@@ -16,7 +16,7 @@ from jax import Array
 
 from wm import rssm
 from wm.config import ModelConfig, TrainConfig
-from wm.nets import Draw, Encoder, ImageDecoder, SensorDecoder, sampled, symlog
+from wm.nets import Draw, Encoder, ImageDecoder, SensorDecoder, half_sampled, sampled, symlog
 from wm.types import Batch, LatentState, Normaliser, Observation
 
 Variables = dict[str, Any]
@@ -215,7 +215,8 @@ def loss(
     `open_loop_weight` `[]` is the share of the open loop's weight that counts yet.
 
     The reconstruction of filtered states, the reconstruction of an open-loop rollout that starts after the context
-    (both at random frames: decoding is what costs), the balanced KL with free nats (DreamerV3, equations 2 and 3), and
+    (both at random frames: decoding is what costs; half of the windows roll out samples, as a simulator does, and half
+    the expected values, as a forecast does), the balanced KL with free nats (DreamerV3, equations 2 and 3), and
     the Gaussian log likelihood of the pictures' errors, which fits the variance alone.
     """
     keys = iter(jax.random.split(key, 5))
@@ -242,7 +243,7 @@ def loss(
     terms = reconstruction(states, batch.observation, next(keys))
     ahead = jax.tree.map(lambda x: x[:, train.context :], batch)
     launch = jax.tree.map(lambda x: x[:, train.context - 1], states)
-    dream, _ = imagine(config, variables, launch, ahead.action, next(keys))
+    dream, _ = imagine(config, variables, launch, ahead.action, next(keys), half_sampled)
     for name, value in reconstruction(dream, ahead.observation, next(keys)).items():
         terms[f"open_loop_{name}"] = value
 
