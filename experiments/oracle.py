@@ -6,6 +6,7 @@ lower bound: the oracle also knows the masses, the clocks and the poses of what 
 """
 
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from rich.console import Console
 from experiments import runfolder
 from experiments.cli import main, progress
 from experiments.predict import MEAN_FRAMES, MOVING, SECONDS
-from experiments.record import SPEC, schedule
+from experiments.record import DIE_AT_ONCE, SPEC, schedule
 from runtime.line.line import Line, Snapshot
 from wm.data.footage import Footage
 from wm.errors import InputError
@@ -59,7 +60,8 @@ def run(flags: Flags) -> None:
     mean = (footage.sample("train", MEAN_FRAMES).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
     found = []
     seeds = range(flags.seed, flags.seed + (flags.moments + 1) // 2)
-    with ProcessPoolExecutor(flags.jobs, multiprocessing.get_context("spawn")) as pool, progress() as bar:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(flags.jobs, context, signal.signal, DIE_AT_ONCE) as pool, progress() as bar:
         task = bar.add_task("oracle", total=len(seeds), unit="lines")
         for moments in bar.track(pool.map(partial(branch, futures=flags.futures), seeds), task_id=task):
             found += [errors(pictures, mean) for pictures in moments]
