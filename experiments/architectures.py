@@ -25,63 +25,71 @@ from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.data.loader import windows
 from wm.errors import InputError
-from wm.nets import SensorDecoder, dense, symlog
+from wm.nets import SensorDecoder, dense, from_patches, symlog, to_patches
 
 TURNS = 10
 
 
 @dataclass(frozen=True)
-class GlobalConfig(ModelConfig):
-    """A model with one latent for the whole picture, as DreamerV3's: one cell as large as the picture, with
-    convolutions of `depth` channels at its finest scale on either side.
+class ConvolutionConfig(ModelConfig):
+    """A model between convolutions as DreamerV3's, of `depth` channels at the finest of its four scales, or of as many
+    as lead from pixels to cells. With a patch as large as the picture its latent is global, as DreamerV3's is.
     """
 
     depth: int = 8
 
+    @property
+    def channels(self) -> list[int]:
+        """Of every scale, the finest first."""
+        return [self.depth * 2**scale for scale in range(min(4, self.patch.bit_length() - 1))]
+
+    @property
+    def side(self) -> int:
+        """Of a cell at the coarsest scale."""
+        return self.patch // 2 ** len(self.channels)
+
 
 class ConvolutionEncoder(nn.Module):
-    """Four convolutions, each of stride 2, to one embedding: `[..., H, W, C]` and `[..., S]` to `[..., 1, embed]`."""
+    """Convolutions of stride 2 to one embedding a cell: `[..., H, W, C]` and `[..., S]` to `[..., N, embed]`."""
 
-    config: GlobalConfig
+    config: ConvolutionConfig
 
     @nn.compact
     def __call__(self, image: jax.Array, sensors: jax.Array) -> jax.Array:
         c = self.config
-        x = image.reshape(-1, *image.shape[-3:]) - 0.5
-        for scale in range(4):
-            x = nn.silu(nn.Conv(c.depth * 2**scale, (4, 4), (2, 2))(x))
-        picture = dense(c.embed)(x.reshape(*image.shape[:-3], -1))
+        x = image - 0.5
+        for channels in c.channels:
+            x = nn.silu(nn.Conv(channels, (4, 4), (2, 2))(x))
+        picture = dense(c.embed)(to_patches(x, c.side))
         tags = dense(c.embed)(nn.silu(dense(c.hidden)(symlog(sensors))))
-        return (picture + tags)[..., None, :]
+        return picture + tags[..., None, :]
 
 
 class ConvolutionDecoder(nn.Module):
-    """The way back: `[..., 1, F]` to a picture `[..., H, W, C]`, as the change against a learnt background, and the log
+    """The way back: `[..., N, F]` to a picture `[..., H, W, C]`, as the change against a learnt background, and the log
     variance `[..., H, W]` of each pixel.
     """
 
-    config: GlobalConfig
+    config: ConvolutionConfig
 
     @nn.compact
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         c = self.config
         assert c.image
-        height, width, channels = c.image
-        x = nn.silu(dense(height // 16 * (width // 16) * c.depth * 8)(features.reshape(-1, features.shape[-1])))
-        x = x.reshape(-1, height // 16, width // 16, c.depth * 8)
-        for scale in (4, 2, 1):
-            x = nn.silu(nn.ConvTranspose(c.depth * scale, (4, 4), (2, 2))(x))
-        change = nn.ConvTranspose(channels, (4, 4), (2, 2), kernel_init=nn.initializers.normal(0.01))(x)
+        rows, columns = c.grid
+        coarsest = (rows * c.side, columns * c.side, c.channels[-1])
+        x = from_patches(nn.silu(dense(c.side**2 * c.channels[-1])(features)), coarsest, c.side)
+        for channels in reversed(c.channels[:-1]):
+            x = nn.silu(nn.ConvTranspose(channels, (4, 4), (2, 2))(x))
+        change = nn.ConvTranspose(c.image[2], (4, 4), (2, 2), kernel_init=nn.initializers.normal(0.01))(x)
         spread = nn.ConvTranspose(1, (4, 4), (2, 2))(jax.lax.stop_gradient(x))[..., 0]
-        background = self.param("background", nn.initializers.constant(0.5), c.image)
-        lead = features.shape[:-2]
-        return background + change.reshape(*lead, *c.image), spread.reshape(*lead, height, width) - 4.0
+        return self.param("background", nn.initializers.constant(0.5), c.image) + change, spread - 4.0
 
 
-class GlobalNetworks(model.Networks):
+class ConvolutionNetworks(model.Networks):
     """The same dynamics and losses, between convolutions."""
 
-    config: GlobalConfig
+    config: ConvolutionConfig
 
     def setup(self) -> None:
         self.encoder = ConvolutionEncoder(self.config)
@@ -91,8 +99,8 @@ class GlobalNetworks(model.Networks):
 
 
 @model.networks.register
-def _(config: GlobalConfig) -> model.Networks:
-    return GlobalNetworks(config)
+def _(config: ConvolutionConfig) -> model.Networks:
+    return ConvolutionNetworks(config)
 
 
 @dataclass(frozen=True)
@@ -119,12 +127,13 @@ def rivals(footage: Footage) -> dict[str, ModelConfig]:
     assert plain.image
     coarse = replace(plain, patch=16)
     shared = {name: getattr(plain, name) for name in ("image", "sensors", "actions")}
-    sizes = dict(patch=max(plain.image[:2]), embed=96, deter=160, hidden=96, groups=16, classes=8, depth=5)
+    whole = dict(patch=max(plain.image[:2]), embed=96, deter=160, hidden=96, groups=16, classes=8, depth=5)
     return {
         "cells, followed patches": replace(plain, followed=followed(footage, plain.patch)),
         "cells, all patches": plain,
         "cells, followed patches of 16": replace(coarse, followed=followed(footage, coarse.patch)),
-        "one latent, convolutions": GlobalConfig(**shared, **sizes),
+        "cells, all patches, convolutions": ConvolutionConfig(**shared, depth=16),
+        "one latent, convolutions": ConvolutionConfig(**shared, **whole),
     }
 
 

@@ -1,11 +1,13 @@
 """Where anything ever happens in front of a camera that stands still."""
 
+from functools import reduce
+
 import numpy as np
 
 from wm.data.footage import Footage
 
 SAMPLES = 2048
-LEAST_CHANGE = (16 / 255) ** 2
+LEAST_CHANGE = 16.0**2
 
 
 def followed(footage: Footage, patch: int) -> tuple[int, ...] | None:
@@ -18,6 +20,7 @@ def followed(footage: Footage, patch: int) -> tuple[int, ...] | None:
         return None
     height, width, channels = footage.spec.image
     cut = (height // patch, patch, width // patch, patch, channels)
-    frames = footage.sample("train", SAMPLES).astype(np.float32) / 255
-    change = np.square(frames - frames.mean(axis=0)).reshape(-1, *cut).mean(axis=(2, 4, 5)).max(axis=0)
-    return tuple(np.flatnonzero(change > LEAST_CHANGE).tolist())
+    frames = footage.sample("train", SAMPLES)
+    mean = frames.mean(axis=0, dtype=np.float32)
+    changes = (np.square(frame - mean).reshape(cut).mean(axis=(1, 3, 4)) for frame in frames)
+    return tuple(np.flatnonzero(reduce(np.maximum, changes) > LEAST_CHANGE).tolist())
