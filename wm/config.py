@@ -138,7 +138,7 @@ class TrainConfig:
     open_loop: int = 24
     ramp: float = 0.5
     decoded: int = 6
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     warmup: int = 200
     clip: float = 30.0
     free_nats: float = 1.0

@@ -163,7 +163,7 @@ def fit(
     everywhere, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     share = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = iter(windows(footage, "train", length=train.length, batch=train.batch, seed=seed, **share))
-    normaliser, held_out = normaliser_of(footage), _held_out(footage, train, seed)
+    normaliser, held_out = normaliser_of(footage), _held_out(footage, train)
     key = jax.jit(jax.random.key, out_shardings=everywhere)(seed)
     state = jax.jit(create, static_argnums=(0, 1), out_shardings=everywhere)(config, train, normaliser, seed)
 
@@ -286,8 +286,9 @@ class _Checkpoints:
             return False
 
 
-def _held_out(footage: Footage, train: TrainConfig, seed: int) -> Batch | None:
+def _held_out(footage: Footage, train: TrainConfig) -> Batch | None:
+    """The same windows whatever the seed, so that runs can be compared."""
     if max(footage.lengths("holdout"), default=0) < train.length:
         return None
-    batches = windows(footage, "holdout", length=train.length, batch=HELD_OUT_WINDOWS, seed=seed)
+    batches = windows(footage, "holdout", length=train.length, batch=HELD_OUT_WINDOWS, seed=0)
     return next(iter(batches))
