@@ -4,6 +4,7 @@ How many steps a rival may take follows from the time that a step of each takes,
 that a busy machine wrongs nobody.
 """
 
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from flax import linen as nn
 from rich.console import Console
 from rich.table import Table
 
-from experiments import predict, runfolder
+from experiments import forecast, runfolder
 from experiments.cli import main
 from wm import model, rssm, train
 from wm.bundle import Bundle
@@ -61,8 +62,9 @@ class ConvolutionEncoder(nn.Module):
         for channels in c.channels:
             x = nn.silu(nn.Conv(channels, (4, 4), (2, 2))(x))
         picture = dense(c.embed)(to_patches(x, c.side))
-        tags = dense(c.embed)(nn.silu(dense(c.hidden)(symlog(sensors))))
-        return picture + tags[..., None, :]
+        if not c.sensors:
+            return picture
+        return picture + dense(c.embed)(nn.silu(dense(c.hidden)(symlog(sensors))))[..., None, :]
 
 
 class ConvolutionDecoder(nn.Module):
@@ -95,7 +97,8 @@ class ConvolutionNetworks(model.Networks):
         self.encoder = ConvolutionEncoder(self.config)
         self.rssm = rssm.RSSM(self.config)
         self.image_decoder = ConvolutionDecoder(self.config)
-        self.sensor_decoder = SensorDecoder(self.config)
+        if self.config.sensors:
+            self.sensor_decoder = SensorDecoder(self.config)
 
 
 @model.networks.register
@@ -122,9 +125,18 @@ class Flags:
 
 
 def rivals(footage: Footage) -> dict[str, ModelConfig]:
-    """The world model as it is, and what else it could be."""
+    """The world model as it is, and what else it could be.
+
+    Raises:
+      InputError: the picture is not square, or its side no multiple of 16 pixels.
+    """
     plain = ModelConfig.of(footage.spec, "small")
     assert plain.image
+    if plain.image[0] != plain.image[1] or plain.image[0] % 16:
+        raise InputError(
+            f"the rivals need square pictures with a side of 16 pixels or a multiple, {footage.path} has "
+            f"{plain.image[0]}x{plain.image[1]}; ingest it at 64 64."
+        )
     coarse = replace(plain, patch=16)
     shared = {name: getattr(plain, name) for name in ("image", "sensors", "actions")}
     whole = dict(patch=max(plain.image[:2]), embed=96, deter=160, hidden=96, groups=16, classes=8, depth=5)
@@ -143,14 +155,17 @@ def run(flags: Flags) -> None:
         raise InputError("--minutes must be above 0 and --windows at least 1.")
     footage = Footage.open(flags.footage)
     if footage.spec.image is None:
-        raise InputError(f"the footage at {flags.footage} has no camera, so there are no pictures to predict.")
+        raise InputError(f"the footage at {flags.footage} has no camera, so there are no pictures to forecast.")
     train.check(footage, TrainConfig())
-    held_out = predict.cut(footage, "holdout", flags.windows)
-    folder = runfolder.start(flags.out, flags)
-    console = Console(stderr=True)
+    held_out = forecast.cut(footage, "holdout", flags.windows)
     configs = rivals(footage)
-    seconds = step_seconds(footage, list(configs.values()), flags.seed)
-    frames = [round(second * footage.spec.rate_hz) - 1 for second in predict.SECONDS]
+    folder = runfolder.start(flags.out, flags, fingerprint=footage.fingerprint)
+    console = Console(stderr=True)
+    measured = folder / "seconds.json"
+    if not measured.exists():
+        runfolder.write_json(measured, step_seconds(footage, list(configs.values()), flags.seed))
+    seconds = json.loads(measured.read_bytes())
+    frames = [round(second * footage.spec.rate_hz) - 1 for second in forecast.SECONDS]
     rows: dict[str, Any] = {}
     for (name, config), second in zip(configs.items(), seconds, strict=True):
         steps = max(1, round(60 * flags.minutes / second))
@@ -159,9 +174,9 @@ def run(flags: Flags) -> None:
             console.print(f"{name}: step {progress.step} of {progress.steps}, held-out {progress.held_out}")
 
         place = folder / name.replace(", ", "-").replace(" ", "_")
-        variables = train.fit(footage, config, TrainConfig(steps=steps), place, flags.seed, report)
-        forecast = predict.foretell(Bundle(footage.spec, config, variables), held_out, lambda count: None)
-        found = predict.errors(held_out, forecast.pictures)
+        variables = train.fit(footage, config, TrainConfig(steps=steps, patience=steps), place, flags.seed, report)
+        foretold = forecast.foretell(Bundle(footage.spec, config, variables), held_out, lambda count: None)
+        found = forecast.errors(held_out, foretold.pictures)
         rows[name] = {
             "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
             "step_ms": 1e3 * second,
@@ -170,10 +185,7 @@ def run(flags: Flags) -> None:
             "error_moving": found[1, frames].tolist(),
         }
     metrics = {"rivals": rows, "provenance": runfolder.provenance(flags)}
-    runfolder.finish(folder, metrics)
-    if flags.report:
-        flags.report.mkdir(parents=True, exist_ok=True)
-        runfolder.write_json(flags.report / "architectures.json", metrics)
+    runfolder.finish(folder, metrics, flags.report and flags.report / "architectures.json")
     console.print(_table(rows))
 
 
@@ -195,7 +207,7 @@ def step_seconds(footage: Footage, configs: list[ModelConfig], seed: int) -> lis
 
 def _table(rows: dict[str, Any]) -> Table:
     table = Table(title="held-out squared error x 1000, moving pixels (all pixels)")
-    for column in ("rival", "parameters", "ms a step", "steps", *(f"{second} s" for second in predict.SECONDS)):
+    for column in ("rival", "parameters", "ms a step", "steps", *(f"{second} s" for second in forecast.SECONDS)):
         table.add_column(column)
     for name, row in rows.items():
         errors = zip(row["error_moving"], row["error_all"], strict=True)

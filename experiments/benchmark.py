@@ -12,7 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from experiments import runfolder
 from experiments.cli import main, progress
+from experiments.timed import SOAK_REPORTS
 from wm import bundle
 from wm.errors import InputError
 
@@ -91,8 +92,10 @@ class Side:
 
 def run(flags: Flags) -> None:
     """Times training, filtering, scoring, imagining, whole ticks and the cold start; writes metrics.json."""
-    if flags.rounds < 1 or flags.soak < 0 or not flags.cores or min(flags.cores) < 1:
-        raise InputError("--rounds and --cores must be at least 1, --soak at least 0.")
+    if flags.rounds < 1 or not flags.cores or min(flags.cores) < 1:
+        raise InputError("--rounds and --cores must be at least 1.")
+    if flags.soak and flags.soak < SOAK_REPORTS:
+        raise InputError(f"--soak must be at least {SOAK_REPORTS}, or 0 to leave it out.")
     if max(flags.cores) > len(os.sched_getaffinity(0)):
         raise InputError(f"this machine gives {len(os.sched_getaffinity(0))} cores; ask for no more with --cores.")
     if bundle.load(flags.bundle).calibration is None:
@@ -107,10 +110,7 @@ def run(flags: Flags) -> None:
     if flags.soak:
         metrics["soak"] = _soak(flags)
     metrics |= {"cores": runs, "provenance": runfolder.provenance(flags)}
-    runfolder.finish(folder, metrics)
-    if flags.report:
-        flags.report.mkdir(parents=True, exist_ok=True)
-        runfolder.write_json(flags.report / "speed.json", metrics)
+    runfolder.finish(folder, metrics, flags.report and flags.report / "speed.json")
     for cores, timed in runs.items():
         console.print(_table(cores, timed))
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float | int))
@@ -151,12 +151,10 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
         }
 
 
-@contextmanager
-def _flinch(flags: Flags, here: list[int]) -> Iterator[Side]:
+def _flinch(flags: Flags, here: list[int]) -> AbstractContextManager[Side]:
     threads = "--xla_cpu_multi_thread_eigen=false" if len(here) == 1 else ""
     command = [sys.executable, "-m", "experiments.timed", flags.bundle, BATCH, LENGTH, HORIZON]
-    with _side(command, here, {"XLA_FLAGS": threads}) as side:
-        yield side
+    return _side(command, here, {"XLA_FLAGS": threads})
 
 
 @contextmanager

@@ -42,15 +42,12 @@ def run(flags: Flags) -> None:
     if min(flags.gigabytes, default=0) <= 0 or flags.batches < REPORTS:
         raise InputError(f"--gigabytes must be above 0 and --batches at least {REPORTS}.")
     folder = runfolder.start(flags.out, flags)
-    needed = sum(flags.gigabytes) * 1e9
+    needed = max(flags.gigabytes) * 1e9
     if shutil.disk_usage(folder).free < 1.2 * needed:
         raise InputError(f"{folder} has no room for {needed / 1e9:.1f} GB of footage; choose smaller --gigabytes.")
     sizes = {str(size): _measure(folder / f"footage_{size:g}", size, flags.batches) for size in flags.gigabytes}
     metrics = {"sizes": sizes, "provenance": runfolder.provenance(flags)}
-    runfolder.finish(folder, metrics)
-    if flags.report:
-        flags.report.mkdir(parents=True, exist_ok=True)
-        runfolder.write_json(flags.report / "data.json", metrics)
+    runfolder.finish(folder, metrics, flags.report and flags.report / "data.json")
     for size, told in sizes.items():
         Console(stderr=True).print(
             f"{size} GB: {told['cold_batches_a_second']:.0f} batches/s from a cold disk, "

@@ -1,5 +1,6 @@
 """From a command line to a call: what every experiment does first."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from wm import compilation
 from wm.errors import InputError, interrupted, refuse
+
+DIE_AT_ONCE = (signal.SIGINT, signal.SIG_DFL)
 
 
 def main(run: Callable[[Any], object]) -> None:

@@ -2,7 +2,7 @@
 
 The line is branched from one moment into many futures, which share all that the camera has seen and the speeds to come,
 and differ in the cartons that nobody has seen. Their spread is what no model of the pictures can foretell. It is a
-lower bound: the oracle also knows the masses, the clocks and the poses of what the camera does not see.
+lower bound: the oracle also knows the light, the noise of the camera, the clocks and the poses of what is out of view.
 """
 
 import multiprocessing
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from experiments import runfolder
-from experiments.cli import main, progress
-from experiments.predict import MEAN_FRAMES, MOVING, SECONDS
-from experiments.record import DIE_AT_ONCE, SPEC, schedule
-from runtime.line.line import Line, Snapshot
+from experiments.cli import DIE_AT_ONCE, main, progress
+from experiments.forecast import SECONDS, Array, mean_image, moves
+from runtime.line.line import SPEC, Line, Snapshot
+from runtime.line.operator import schedule
 from wm.data.footage import Footage
 from wm.errors import InputError
 
 APART_S = 20.0
-Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Flags:
     """Flags of experiments.oracle."""
 
     footage: Path
-    """Footage of the line, for its mean image, the best of the cheap predictors this far ahead."""
+    """Footage of the line, for its mean image."""
     out: Path
     """Folder of the run."""
-    moments: int = 128
-    """Moments to branch at, two on each line."""
+    lines: int = 64
+    """Lines, each branched at two moments."""
     futures: int = 13
     """Futures of each."""
     seed: int = 900_000
@@ -50,42 +49,39 @@ class Flags:
 
 
 def run(flags: Flags) -> None:
-    """Measures the error of an oracle on the simulated line; writes metrics.json."""
-    if flags.moments < 1 or flags.futures < 3 or flags.jobs < 1:
-        raise InputError("--moments and --jobs must be at least 1 and --futures at least 3.")
+    """Measures the error of an oracle on the simulated line against that of the mean image; writes metrics.json."""
+    if flags.lines < 1 or flags.futures < 3 or flags.jobs < 1:
+        raise InputError("--lines and --jobs must be at least 1 and --futures at least 3.")
     footage = Footage.open(flags.footage)
     if footage.spec != SPEC:
         raise InputError(f"the footage at {flags.footage} is not of the simulated line; record some.")
     folder = runfolder.start(flags.out, flags)
-    mean = (footage.sample("train", MEAN_FRAMES).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
+    mean = mean_image(footage)
     found = []
-    seeds = range(flags.seed, flags.seed + (flags.moments + 1) // 2)
+    seeds = range(flags.seed, flags.seed + flags.lines)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(flags.jobs, context, signal.signal, DIE_AT_ONCE) as pool, progress() as bar:
         task = bar.add_task("oracle", total=len(seeds), unit="lines")
         for moments in bar.track(pool.map(partial(branch, futures=flags.futures), seeds), task_id=task):
-            found += [errors(pictures, mean) for pictures in moments]
-    sums = np.array(found[: flags.moments])
-    ratios = sums[..., 0, :].sum(axis=0) / sums[..., 1, :].sum(axis=0)
+            found.append(np.sum([errors(pictures, mean) for pictures in moments], axis=0))
+    sums = np.array(found)
     again = np.random.default_rng(flags.seed).integers(len(sums), size=(1000, len(sums)))
-    spread = (sums[again, :, 0].sum(axis=1) / sums[again, :, 1].sum(axis=1)).std(axis=0)
+    ratios, resampled = sums.sum(axis=0), sums[again].sum(axis=1)
+    ratios, spread = ratios[0] / ratios[1], (resampled[:, 0] / resampled[:, 1]).std(axis=0)
     summary = {
         f"{kind}_ratio_{second}s": {"value": float(ratios[row, column]), "standard_error": float(spread[row, column])}
         for row, kind in enumerate(("all", "moving"))
         for column, second in enumerate(SECONDS)
     }
     metrics = {**summary, "provenance": runfolder.provenance(flags)}
-    runfolder.finish(folder, metrics)
-    if flags.report:
-        flags.report.mkdir(parents=True, exist_ok=True)
-        runfolder.write_json(flags.report / "oracle.json", metrics)
+    runfolder.finish(folder, metrics, flags.report and flags.report / "oracle.json")
     said = ", ".join(f"{name} {one['value']:.3f} (se {one['standard_error']:.3f})" for name, one in summary.items())
     Console(stderr=True).print(f"{said}\nwrote {folder}", highlight=False, soft_wrap=True)
 
 
-def branch(seed: int, futures: int) -> list[Array]:
-    """Two moments of a line, each with pictures `[futures, seconds, 3, H, W, C]` of 1, 2 and 3 s later, in 0..1: the
-    frame before, the frame, the frame after.
+def branch(seed: int, futures: int) -> list[NDArray[np.uint8]]:
+    """Two moments of a line, each with pictures `[futures, seconds, 3, H, W, C]` of 1, 2 and 3 s later: the frame
+    before, the frame, the frame after.
     """
     apart, horizon = round(APART_S * SPEC.rate_hz), round(max(SECONDS) * SPEC.rate_hz) + 1
     speeds = schedule(seed, 2 * apart + horizon, SPEC.rate_hz)
@@ -102,30 +98,34 @@ def branch(seed: int, futures: int) -> list[Array]:
     return found
 
 
-def errors(pictures: Array, mean: Array) -> NDArray[np.float64]:
-    """Summed squared error of the oracle and of the mean image, `[2, 2, seconds]` (all and moving pixels; oracle and
-    mean image), over the futures of one moment.
+def errors(pictures: NDArray[np.uint8], mean: Array) -> NDArray[np.float64]:
+    """Summed squared error over the futures of one moment, of the oracle and of the mean image, in all and in moving
+    pixels: `[2, 2, seconds]`.
 
-    The oracle is the mean of the other futures; what it lacks for their finite number is subtracted.
+    For each pixel the oracle says the mean of the futures in which it counts, and knows that it moves in those; what is
+    too little because a future is part of its own mean is made up for.
     """
     before, now, after = np.moveaxis(pictures, 2, 0)
-    moving = (np.abs(now - before).max(axis=-1) > MOVING) | (np.abs(after - now).max(axis=-1) > MOVING)
-    count = len(now)
-    oracle = []
-    for one in range(count):
-        others = np.delete(now, one, axis=0)
-        unsure = others.var(axis=0, ddof=1) / (count - 1)
-        oracle.append(np.square(now[one] - others.mean(axis=0)) - unsure)
-    both = np.stack([np.stack(oracle), np.square(now - mean)]).mean(axis=-1, dtype=np.float64)
-    return np.stack([(both * mask).sum(axis=(1, 3, 4)) for mask in (np.ones_like(moving), moving)])
+    moving = moves(before, now) | moves(now, after)
+    truth = now.astype(np.float32) / 255
+    return np.stack([_errors(truth, mean, mask) for mask in (np.ones_like(moving), moving)], axis=1)
 
 
-def _future(line: Line, present: Snapshot, speeds: Array, seed: int) -> Array:
+def _errors(truth: Array, mean: Array, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    counted = mask[..., None].astype(np.float64)
+    count = counted.sum(axis=0)
+    centre = (counted * truth).sum(axis=0) / np.maximum(count, 1)
+    known = np.square(truth - centre) * count / np.maximum(count - 1, 1)
+    both = (counted * np.stack([known, np.square(truth - mean)])).mean(axis=-1)
+    return both.sum(axis=(1, 3, 4))
+
+
+def _future(line: Line, present: Snapshot, speeds: Array, seed: int) -> NDArray[np.uint8]:
     line.restore(present)
     line.plant.redraw(seed)
-    pictures = np.stack([picture for picture in _advance(line, speeds)])
+    pictures = np.stack(list(_advance(line, speeds)))
     frames = [round(second * SPEC.rate_hz) - 1 for second in SECONDS]
-    return np.stack([pictures[frame - 1 : frame + 2] for frame in frames]).astype(np.float32) / 255
+    return np.stack([pictures[frame - 1 : frame + 2] for frame in frames])
 
 
 def _advance(line: Line, speeds: Array) -> Iterator[NDArray[np.uint8]]:

@@ -11,19 +11,16 @@ from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from experiments.cli import check_holdout, main, progress
+from experiments.cli import DIE_AT_ONCE, check_holdout, main, progress
 from experiments.runfolder import provenance
 from runtime.line.cartons import TAIL_RATE
 from runtime.line.line import SPEC, Line
+from runtime.line.operator import schedule
 from wm.data.footage import FootageWriter, training_lengths
 from wm.errors import InputError
 
-FULL_SHARE, OTHER_SHARE = 0.55, 0.30  # of the segments: at full speed, at any speed; the rest are short slow-downs
-SCHEDULE = 0x5C4ED  # keeps the schedule's random stream apart from the plant's
 TOLD_FRAMES = 100
-DIE_AT_ONCE = (signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -59,29 +56,6 @@ class Take(NamedTuple):
 
     def file(self, name: str) -> Path:
         return self.path.with_suffix(f".{name}.npy")
-
-
-def schedule(seed: int, frames: int, rate_hz: float) -> NDArray[np.float32]:
-    """The operator's speed setpoint for each frame: [frames] float32 in 0.1..1.0, constant in pieces.
-
-    Mostly 1.0, otherwise any speed in 0.1..1.0, both held 2 to 15 s; between them short slow-downs, 2 to 5 s at
-    0.1..0.3, like Flinch's own, so that the model knows them.
-    """
-    rng = np.random.default_rng((SCHEDULE, seed))
-    speeds = np.empty(frames, np.float32)
-    at = 0
-    while at < frames:
-        draw = rng.random()
-        if draw < FULL_SHARE:
-            speed, seconds = 1.0, rng.uniform(2, 15)
-        elif draw < FULL_SHARE + OTHER_SHARE:
-            speed, seconds = rng.uniform(0.1, 1.0), rng.uniform(2, 15)
-        else:
-            speed, seconds = rng.uniform(0.1, 0.3), rng.uniform(2, 5)
-        end = at + round(seconds * rate_hz)
-        speeds[at:end] = speed
-        at = end
-    return speeds
 
 
 def film(take: Take, filmed: "Queue[int]") -> dict[str, Any]:

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from wm.errors import InputError
-from wm.files import appearing
+from wm.files import appearing, sync
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "av", "mujoco-core")
 
@@ -48,9 +49,12 @@ def start(folder: Path, flags: Any, **resolved: Any) -> Path:
     return folder
 
 
-def finish(folder: Path, metrics: dict[str, Any]) -> None:
-    """Writes metrics.json, whole or not at all."""
+def finish(folder: Path, metrics: dict[str, Any], report: Path | None = None) -> None:
+    """Writes metrics.json, whole or not at all, and the same as a report where one is asked for."""
     write_json(folder / "metrics.json", metrics)
+    if report:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(report, metrics)
 
 
 def provenance(flags: Any) -> dict[str, Any]:
@@ -64,8 +68,11 @@ def provenance(flags: Any) -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str:
-    """The commit that runs, "+dirty" where tracked files differ from it, "unknown" outside a repository."""
+    """The commit that runs, as it was when first asked for: "+dirty" where tracked files differ from it, "unknown"
+    outside a repository.
+    """
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
@@ -85,10 +92,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 class History:
-    """progress.jsonl of a run: one line a report, kept over restarts."""
+    """progress.jsonl of a run: one line a report, kept over restarts; a line that was not finished is taken out."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        if path.exists():
+            whole, _, unfinished = path.read_text().rpartition("\n")
+            if unfinished:
+                with appearing(path) as file:
+                    file.write_text(f"{whole}\n" if whole else "")
 
     def rows(self) -> list[dict[str, Any]]:
         """Everything that was reported, by step, each step as it was reported last."""
@@ -96,6 +108,7 @@ class History:
         return [row for _, row in sorted({row["step"]: row for row in map(json.loads, lines)}.items())]
 
     def append(self, progress: Any) -> None:
-        """Adds a report, a dataclass with a `step`."""
+        """Adds a report, a dataclass with a `step`; returns once it is on the disk."""
         with self._path.open("a") as file:
             file.write(json.dumps(asdict(progress)) + "\n")
+        sync(self._path)

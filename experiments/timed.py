@@ -20,7 +20,7 @@ from wm import bundle, model, rssm, train
 from wm.bundle import Bundle
 from wm.config import TrainConfig
 from wm.nets import most_likely
-from wm.types import Batch, Observation
+from wm.types import Batch, LatentState, Observation
 
 CAMERAS = (1, 2, 4, 8, 16)
 SOAK_REPORTS = 20
@@ -46,12 +46,12 @@ def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Calla
     actions = jnp.zeros((1, horizon, config.actions))
 
     @jax.jit
-    def filter_frame(variables: model.Variables) -> object:
+    def filter_frame(variables: model.Variables, one: Observation, state: LatentState, action: jax.Array) -> object:
         embedding = model.encode(config, variables, one)
         return model.obs_step(config, variables, state, action, embedding, draw=most_likely)
 
     @jax.jit
-    def score_frame(variables: model.Variables) -> object:
+    def score_frame(variables: model.Variables, one: Observation, state: LatentState, action: jax.Array) -> object:
         embedding = model.encode(config, variables, one)
         after, posterior = model.obs_step(config, variables, state, action, embedding, draw=most_likely)
         divergence = rssm.kl(posterior, model.prior(config, variables, after.deter))
@@ -59,15 +59,15 @@ def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Calla
         return divergence, error.mean()
 
     @jax.jit
-    def imagine(variables: model.Variables, key: jax.Array) -> object:
+    def imagine(variables: model.Variables, state: LatentState, actions: jax.Array, key: jax.Array) -> object:
         states, _ = model.imagine(config, variables, state, actions, key)
         return model.decode(config, variables, states).image
 
     return {
         "train_step": train_step,
-        "filter": lambda: filter_frame(variables),
-        "score": lambda: score_frame(variables),
-        "imagine": lambda: imagine(variables, key),
+        "filter": lambda: filter_frame(variables, one, state, action),
+        "score": lambda: score_frame(variables, one, state, action),
+        "imagine": lambda: imagine(variables, state, actions, key),
         **{f"tick_{cameras}": tick(line, cameras) for cameras in CAMERAS},
     }
 
@@ -103,18 +103,13 @@ def tick(line: Bundle, cameras: int) -> Callable[[], object]:
     return whole
 
 
-def memory() -> float:
-    """Resident memory of this process in MiB."""
-    return psutil.Process().memory_info().rss / 2**20
-
-
 def soak(work: Callable[[], object], count: int) -> list[float]:
-    """Memory at even distances of so many ticks."""
+    """Resident memory in MiB at even distances of so many ticks."""
     told = []
     for done in range(1, count + 1):
         jax.block_until_ready(work())
         if done % (count // SOAK_REPORTS) == 0:
-            told.append(memory())
+            told.append(psutil.Process().memory_info().rss / 2**20)
     return told
 
 
@@ -126,9 +121,7 @@ def main() -> None:
     work = jobs(line, batch, length, horizon)
     for request in sys.stdin:
         name, count = request.split()
-        if name == "memory":
-            print(json.dumps([memory()]), flush=True)
-        elif name == "soak":
+        if name == "soak":
             print(json.dumps(soak(work["tick_1"], int(count))), flush=True)
         else:
             times = []

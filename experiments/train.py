@@ -43,7 +43,8 @@ class Flags:
     seed: int = 0
     """Seed of everything."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes that train together; all get the same flags but --process."""
+    """HOST:PORT of the first of several processes that train together, on folders that all of them see; all get the
+    same flags but --process."""
     processes: int = 1
     """How many there are."""
     process: int = 0
@@ -53,17 +54,18 @@ class Flags:
 def run(flags: Flags) -> None:
     """Fits a world model on footage; writes runs/NAME/bundle."""
     settings = _settings(flags)
-    if flags.coordinator:
-        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process)
     footage = Footage.open(flags.footage)
     train.check(footage, settings)
     config = ModelConfig.of(footage.spec, flags.size)
     config = replace(config, followed=followed(footage, config.patch))
     if flags.process:
+        _join(flags)
         train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
         return
     resolved = {"model": to_json(config), "settings": to_json(settings), "fingerprint": footage.fingerprint}
-    folder = runfolder.start(flags.out, flags, **resolved)
+    anywhere = replace(flags, coordinator=None, processes=1)
+    folder = runfolder.start(flags.out, anywhere, **resolved)
+    _join(flags)
     history = runfolder.History(folder / "progress.jsonl")
     console = Console(stderr=True)
 
@@ -91,6 +93,11 @@ def run(flags: Flags) -> None:
     if rows[-1]["step"] < flags.steps:
         console.print(f"stopped early: no lower held-out error for {flags.patience} steps", highlight=False)
     console.print(f"wrote {folder / 'bundle'}, of step {best['step']}", highlight=False)
+
+
+def _join(flags: Flags) -> None:
+    if flags.coordinator:
+        jax.distributed.initialize(flags.coordinator, flags.processes, flags.process)
 
 
 def _settings(flags: Flags) -> TrainConfig:

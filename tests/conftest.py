@@ -1,6 +1,7 @@
 """Shared fixtures: small made-up footage, and where the real data lies."""
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def write_box_footage(path: Path, train: Sequence[int], holdout: Sequence[int] =
 def box_footage(tmp_path_factory: pytest.TempPathFactory) -> Footage:
     """Three training episodes of 100, 33 and 12 frames, and one of 40 held out."""
     return write_box_footage(tmp_path_factory.mktemp("box") / "footage", train=(100, 33, 12), holdout=(40,))
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

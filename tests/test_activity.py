@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import write_box_footage
 
 from wm.config import FootageSpec
 from wm.data.activity import followed
 from wm.data.footage import Footage, FootageWriter
+from wm.errors import InputError
 
 
 def test_the_patches_that_the_box_passes_are_followed_and_no_others(tmp_path: Path) -> None:
@@ -26,6 +28,17 @@ def test_noise_and_a_drifting_light_are_nothing_that_happens(tmp_path: Path) -> 
                 frame[8:, :8] = 255
             episode.append(frame, (), (), t / 10)
     assert followed(Footage.open(tmp_path / "still"), 8) == (2,)
+
+
+def test_footage_in_which_nothing_moves_is_refused(tmp_path: Path) -> None:
+    with (
+        FootageWriter(tmp_path / "dead", FootageSpec(1.0, (8, 8, 3))) as writer,
+        writer.episode("train", "dead") as episode,
+    ):
+        for t in range(3):
+            episode.append(np.full((8, 8, 3), 90 + t, np.uint8), (), (), float(t))
+    with pytest.raises(InputError, match="nothing moves in the training footage"):
+        followed(Footage.open(tmp_path / "dead"), 4)
 
 
 def test_footage_without_a_camera_has_no_patches(tmp_path: Path) -> None:

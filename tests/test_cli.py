@@ -80,7 +80,9 @@ def test_a_run_folder_opens_again_for_the_same_flags_only(tmp_path: Path) -> Non
         runfolder.start(tmp_path / "b", Flags(Path("here")))
 
 
-def test_a_changed_file_makes_the_commit_dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_makes_the_commit_dirty_for_what_starts_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def git(*arguments: str) -> None:
         subprocess.run(("git", "-c", "user.name=x", "-c", "user.email=x@x", *arguments), cwd=tmp_path, check=True)
 
@@ -89,6 +91,9 @@ def test_a_changed_file_makes_the_commit_dirty(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "file").write_text("1")
     git("add", "file")
     git("commit", "-qm", "one")
+    runfolder.commit.cache_clear()
     assert len(runfolder.commit()) == 40
     (tmp_path / "file").write_text("2")
+    assert not runfolder.commit().endswith("+dirty")
+    runfolder.commit.cache_clear()
     assert runfolder.commit().endswith("+dirty")

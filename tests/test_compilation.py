@@ -41,3 +41,8 @@ def test_a_folder_of_the_users_own_is_left_as_it_is(tmp_path: Path) -> None:
     own = tmp_path / "own"
     assert compile_in(JAX_COMPILATION_CACHE_DIR=str(own), XDG_CACHE_HOME=str(tmp_path / "other")) == own
     assert not (tmp_path / "other").exists()
+
+
+def test_without_a_place_to_write_nothing_is_kept_and_all_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert compile_in(XDG_CACHE_HOME=str(tmp_path / "file")) == Path("None")

@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_box_footage
 
-from experiments import calibrate, evaluate, train
+from experiments import calibrate, evaluate, runfolder, train
 from wm import bundle
 from wm.data.footage import Footage
 from wm.errors import InputError
@@ -36,6 +37,29 @@ def test_training_leaves_a_bundle_that_says_how_it_was_made(made):
     assert loaded.recipe["train"]["seed"] == 0
     assert json.loads((made / "run" / "metrics.json").read_text())["step"] == 3
     assert (made / "run" / "training.png").stat().st_size > 0
+
+
+def test_two_processes_leave_one_bundle_and_one_process_may_start_the_run_again(made, tmp_path, free_port):
+    """The second part ends at once, as nothing is left to do, but it takes up the run."""
+    flags = ["--footage", made / "footage", "--out", tmp_path / "run", "--size", "debug", "--steps", 3, "--batch", 2]
+    together = ["--coordinator", f"127.0.0.1:{free_port}", "--processes", 2, "--process"]
+    pair = [
+        subprocess.Popen([sys.executable, "-m", "experiments.train", *map(str, [*flags, *together, process])], cwd=ROOT)
+        for process in (0, 1)
+    ]
+    assert [process.wait(timeout=240) for process in pair] == [0, 0]
+    shutil.move(tmp_path / "run" / "bundle", tmp_path / "first")
+    train.run(train.Flags(made / "footage", tmp_path / "run", size="debug", steps=3, batch=2))
+    assert bundle.load(tmp_path / "first").config == bundle.load(tmp_path / "run" / "bundle").config
+
+
+def test_a_history_that_was_cut_off_in_a_line_goes_on_after_the_last_whole_one(tmp_path):
+    path = tmp_path / "progress.jsonl"
+    path.write_text('{"step": 1, "loss": 3}\n{"step": 2, "lo')
+    Row = make_dataclass("Row", ["step", "loss"])
+    history = runfolder.History(path)
+    history.append(Row(2, 5))
+    assert history.rows() == [{"step": 1, "loss": 3}, {"step": 2, "loss": 5}]
 
 
 def test_calibration_is_a_new_bundle_with_its_promise(made):

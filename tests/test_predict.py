@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import noise_bundle
 
-from experiments import baselines, predict
-from experiments.predict import Forecast, Windows
+from experiments import baselines, forecast, predict
+from experiments.forecast import Forecast, Windows
 from wm import bundle
 from wm.config import FootageSpec, ModelConfig
 from wm.data.footage import Footage, FootageWriter
@@ -55,7 +55,7 @@ def test_errors_are_means_of_squares_over_all_and_over_moving_pixels() -> None:
     pictures = np.zeros((1, 2, 2, 2, 3), np.float32)
     pictures[0, 1, 0, 0] = 0.4
     windows = Windows(frames, np.zeros((1, 3, 0)), np.zeros((1, 3, 0)), moving, 1)
-    np.testing.assert_allclose(predict.errors(windows, pictures), [[0.0, 0.04], [0.0, 0.16]], rtol=1e-6)
+    np.testing.assert_allclose(forecast.errors(windows, pictures), [[0.0, 0.04], [0.0, 0.16]], rtol=1e-6)
 
 
 def test_a_model_that_knows_its_error_is_reliable() -> None:
@@ -64,7 +64,7 @@ def test_a_model_that_knows_its_error_is_reliable() -> None:
     pictures = 0.5 + sigma[..., None] * generator.normal(size=(4, 5, 16, 16, 3))
     frames = np.full((4, 6, 16, 16, 3), 128, np.uint8)
     windows = Windows(frames, np.zeros((4, 6, 0)), np.zeros((4, 6, 0)), sigma > 0, 1)
-    bins = predict.reliability(windows, Forecast(pictures, np.square(sigma), 0.0), bins=2)
+    bins = forecast.reliability(windows, Forecast(pictures, np.square(sigma), 0.0), bins=2)
     np.testing.assert_allclose(bins["found"], bins["expected"], rtol=0.1)
 
 
@@ -73,15 +73,15 @@ def test_seams_are_told_from_roughness_everywhere() -> None:
     frames = np.zeros((2, 3, 32, 32, 3), np.uint8)
     windows = Windows(frames, np.zeros((2, 3, 0)), np.zeros((2, 3, 0)), np.zeros((2, 2, 32, 32), bool), 1)
     rough = np.random.default_rng(0).normal(size=(2, 2, 32, 32, 3))
-    assert predict.seams(config, windows, rough) == pytest.approx(1.0, abs=0.1)
+    assert forecast.seams(config, windows, rough) == pytest.approx(1.0, abs=0.1)
     steps = np.repeat(np.random.default_rng(1).normal(size=(2, 2, 32, 4, 3)), 8, axis=3)
-    assert predict.seams(config, windows, steps + 0.1 * rough) > 10
+    assert forecast.seams(config, windows, steps + 0.1 * rough) > 10
 
 
 def test_shuffled_actions_are_those_of_other_windows_and_only_those_to_come(footage: Footage) -> None:
-    windows = predict.cut(footage, "holdout", 5)
+    windows = forecast.cut(footage, "holdout", 5)
     numbered = windows._replace(actions=np.arange(5.0)[:, None, None] * np.ones_like(windows.actions))
-    shuffled = predict.shuffle(numbered, 0)
+    shuffled = forecast.shuffle(numbered, 0)
     np.testing.assert_array_equal(shuffled.actions[:, :40], numbered.actions[:, :40])
     assert sorted(shuffled.actions[:, 40, 0]) == [0, 1, 2, 3, 4]
     assert list(shuffled.actions[:, 40, 0]) != [0, 1, 2, 3, 4]
@@ -102,9 +102,27 @@ def test_the_report_holds_every_figure_and_picture(footage: Footage, tmp_path: P
         assert (tmp_path / "reports" / name).stat().st_size > 1000
 
 
+def test_what_moves_is_well_above_the_noise_of_a_camera() -> None:
+    noise = np.random.default_rng(0).normal(128, 3, (2, 64, 64, 3)).round().astype(np.uint8)
+    noise[1, 10:20, 10:20] += 20
+    moved = forecast.moves(noise[0], noise[1])
+    assert moved[10:20, 10:20].all()
+    assert moved.sum() == 100
+
+
+def test_a_bundle_is_not_measured_on_what_it_was_trained_on(footage: Footage, tmp_path: Path) -> None:
+    made = noise_bundle(ModelConfig.of(SPEC, "debug"), rate_hz=10.0, tags=(), actions=("speed",))
+    recipe = {"metrics": {"minutes": 1.5}, "train": {"seed": 0}, "footage": {"fingerprint": footage.fingerprint}}
+    bundle.save(replace(made, recipe=recipe), tmp_path / "bundle")
+    flags = predict.Flags((tmp_path / "bundle",), footage.path, tmp_path / "run", split="train")
+    with pytest.raises(InputError, match="was trained on this split"):
+        predict.run(flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_footage_that_is_too_short_is_refused(tmp_path: Path) -> None:
     with FootageWriter(tmp_path / "short", SPEC) as writer, writer.episode("holdout", "belt") as episode:
         for t in range(70):
             episode.append(belt(t), (), (1.0,), t / 10)
-    with pytest.raises(InputError, match="no holdout episode of 71 frames"):
-        predict.cut(Footage.open(tmp_path / "short"), "holdout", 3)
+    with pytest.raises(InputError, match=r"longest holdout episode has 70 frames .* needs 71"):
+        forecast.cut(Footage.open(tmp_path / "short"), "holdout", 3)

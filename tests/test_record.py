@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.record import Flags, record, schedule
+from experiments.record import Flags, record
 from runtime.line.line import SPEC, Line
+from runtime.line.operator import schedule
 from wm.data.footage import Footage
 from wm.errors import InputError
 

@@ -129,7 +129,7 @@ def _predict(config: ModelConfig, variables: model.Variables, state: MonitorStat
 
 
 def save(bundle: Bundle, path: Path) -> None:
-    """Writes the folder; it appears at `path` whole or not at all.
+    """Writes the folder; it appears at `path` whole or not at all. Of several processes, only one may call it.
 
     Raises:
       InputError: something is there already.
@@ -139,7 +139,9 @@ def save(bundle: Bundle, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        here = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(here, active_processes={here}, barrier_sync_key_prefix=building.name)
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             arrays = bundle.variables | ({} if bundle.calibration is None else {"calibration": bundle.calibration})
             checkpointer.save((building / "arrays").absolute(), _by_name(jax.tree.leaves_with_path(arrays)))
         (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")

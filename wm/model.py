@@ -219,7 +219,7 @@ def loss(
     the expected values, as a forecast does), the balanced KL with free nats (DreamerV3, equations 2 and 3), and
     the Gaussian log likelihood of the pictures' errors, which fits the variance alone.
     """
-    keys = iter(jax.random.split(key, 5))
+    keys = iter(jax.random.split(key, 4))
     still = jax.lax.stop_gradient
     size = batch.action.shape[0]
     embedding = encode(config, variables, batch.observation)

@@ -8,9 +8,10 @@ among them, and the compiler puts in the communication.
 """
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ from wm.types import Batch, Normaliser
 HELD_OUT_WINDOWS = 32
 EXPLODED = 10.0
 CHECKSUMS = "checksums.json"
+
+logger = logging.getLogger(__name__)
 
 
 @struct.dataclass
@@ -77,12 +80,14 @@ def check(footage: Footage, train: TrainConfig) -> None:
 
 
 def normaliser_of(footage: Footage) -> Normaliser:
-    """Mean and standard deviation of the training split's tags and actions; a constant one keeps its unit."""
+    """Mean and standard deviation of the training split's tags and actions; one that is constant, to the precision of
+    float32, keeps its unit.
+    """
 
     def moments(name: str) -> tuple[Any, Any]:
         found = footage.moments["train"][name]
-        std = np.array(found.std, np.float32)
-        return np.array(found.mean, np.float32), np.where(std < 1e-3, np.float32(1.0), std)
+        mean, std = np.array(found.mean, np.float32), np.array(found.std, np.float32)
+        return mean, np.where(std <= 1e-6 * np.maximum(1.0, np.abs(mean)), np.float32(1.0), std)
 
     return Normaliser(*moments("sensors"), *moments("actions"))
 
@@ -148,11 +153,12 @@ def fit(
     """Trains from the newest sound checkpoint in `checkpoints`, or from the start, to `train.steps`, or until the
     held-out error has not improved for `train.patience` steps. Returns the variables with the lowest held-out error.
 
-    Reports, measures the held-out error and saves every `every` steps. All devices of all processes share a batch.
+    Every `every` steps it measures the held-out error, reports and saves, in this order, so that what was saved has
+    been reported. All devices of all processes share a batch.
 
     Raises:
-      InputError: the footage is too short for one window, the batch cannot be divided among the devices, or the loss
-        explodes or is no longer finite.
+      InputError: the footage is too short for one window, the batch cannot be divided among the devices, the loss
+        explodes or is no longer finite, or the best checkpoint is damaged.
     """
     if train.batch % jax.device_count():
         raise InputError(
@@ -173,7 +179,7 @@ def fit(
         step = first = int(run.state.step)
         began = reported = time.monotonic()
         told: list[dict[str, Array]] = []
-        while step < train.steps and step - run.best < train.patience:
+        while step < train.steps and (step % every or step - run.best < train.patience):
             batch = jax.tree.map(partial(jax.make_array_from_process_local_data, divided), next(batches))
             run.state, terms = train_step(config, train, run.state, normaliser, batch, key)
             told.append(terms)
@@ -189,12 +195,12 @@ def fit(
             if error is None or error < run.lowest:
                 run.best, run.lowest = step, math.inf if error is None else error
             run.loader = batches.get_state()
-            saved.save(run)
             now = time.monotonic()
             rate = (step - first) / (now - began)
             left = (train.steps - step) / rate
             report(Progress(step, train.steps, rate, left, means, error, run.best, now - reported))
             reported = now
+            saved.save(run)
         if run.best != step:
             run = saved.read(run, run.best)
     return jax.device_get({"params": run.state.params, "normaliser": normaliser})
@@ -233,15 +239,25 @@ def _reconstruction(terms: dict[str, float]) -> float:
     return sum(value for name, value in terms.items() if name.endswith(("image", "sensors")))
 
 
+class _Best(preservation_policy.PreservationPolicy):
+    """Keeps one step."""
+
+    step = 0
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class _Checkpoints:
     """The newest two checkpoints and the best, each with the SHA-256 of its files; a damaged one is passed over."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        best = preservation_policy.BestN(get_metric_fn=lambda metrics: -metrics["held_out"], n=1)
-        keep = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(2), best])
-        options = ocp.CheckpointManagerOptions(preservation_policy=keep)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._best = _Best()
+        keep = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(2), self._best])
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=ocp.CheckpointManagerOptions(preservation_policy=keep)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -255,10 +271,10 @@ class _Checkpoints:
 
     def save(self, run: _Run) -> None:
         """Returns once the checkpoint is on the disk."""
-        step = int(run.state.step)
+        step, self._best.step = int(run.state.step), run.best
         rest = {"loader": run.loader, "best": run.best, "lowest": run.lowest, "reconstruction": run.reconstruction}
         content = ocp.args.Composite(state=ocp.args.StandardSave(run.state), run=ocp.args.JsonSave(rest))
-        self._manager.save(step, args=content, metrics={"held_out": run.lowest if run.best == step else math.inf})
+        self._manager.save(step, args=content)
         self._manager.wait_until_finished()
         if jax.process_index() == 0:
             with appearing(self._folder / str(step) / CHECKSUMS) as file:
@@ -269,11 +285,18 @@ class _Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             if self._sound(step):
                 return self.read(run, step)
+            logger.warning("the checkpoint of step %d is damaged and is removed", step)
             self._manager.delete(step)
         return run
 
     def read(self, run: _Run, step: int) -> _Run:
-        """The checkpoint of a step, laid out over the devices as `run` is."""
+        """The checkpoint of a step, laid out over the devices as `run` is.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        if not self._sound(step):
+            raise InputError(f"the checkpoint of step {step} in {self._folder} is damaged; start a new run.")
         content = ocp.args.Composite(state=ocp.args.StandardRestore(run.state), run=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=content)
         return _Run(restored.state, **restored.run)
@@ -282,7 +305,7 @@ class _Checkpoints:
         folder = self._folder / str(step)
         try:
             return json.loads((folder / CHECKSUMS).read_text()) == checksums(folder)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return False
 
 
