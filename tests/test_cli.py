@@ -97,3 +97,4 @@ def test_a_changed_file_makes_the_commit_dirty_for_what_starts_after_it(
     assert not runfolder.commit().endswith("+dirty")
     runfolder.commit.cache_clear()
     assert runfolder.commit().endswith("+dirty")
+    runfolder.commit.cache_clear()

@@ -26,7 +26,7 @@ def made(tmp_path_factory):
     write_box_footage(folder / "footage", train=(200,), holdout=(700,))
     train.run(train.Flags(folder / "footage", folder / "run", size="debug", steps=3, batch=2))
     calibrate.run(
-        calibrate.Flags(folder / "run" / "bundle", folder / "footage", folder / "calibrated", false_alarms=100)
+        calibrate.Flags(folder / "run" / "bundle", folder / "footage", folder / "calibrated", false_alarms=1000)
     )
     return folder
 
@@ -65,7 +65,7 @@ def test_a_history_that_was_cut_off_in_a_line_goes_on_after_the_last_whole_one(t
 def test_calibration_is_a_new_bundle_with_its_promise(made):
     assert bundle.load(made / "run" / "bundle").calibration is None
     promise = bundle.load(made / "calibrated").recipe["calibrate"]["promise"]
-    assert promise["false_alarms_per_hour"] == 100 / 8
+    assert promise["false_alarms_per_hour"] == 1000 / 8
     assert promise["high"] >= promise["low"] > 0
 
 
