@@ -26,7 +26,7 @@ from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.data.loader import windows
 from wm.errors import InputError
-from wm.nets import SensorDecoder, dense, from_patches, symlog, to_patches
+from wm.nets import Encoder, ImageDecoder, SensorDecoder, dense, from_patches, symlog, to_patches
 
 TURNS = 10
 
@@ -107,6 +107,34 @@ def _(config: ConvolutionConfig) -> model.Networks:
 
 
 @dataclass(frozen=True)
+class PaintingConfig(ModelConfig):
+    """A model that paints the whole picture and not the change against a background."""
+
+
+class PaintingDecoder(ImageDecoder):
+    """Starts from grey."""
+
+    def backdrop(self) -> jax.Array:
+        return jnp.full(self.config.image or (), 0.5)
+
+
+class PaintingNetworks(model.Networks):
+    """The same world model but for its decoder of pictures."""
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.config)
+        self.rssm = rssm.RSSM(self.config)
+        self.image_decoder = PaintingDecoder(self.config)
+        if self.config.sensors:
+            self.sensor_decoder = SensorDecoder(self.config)
+
+
+@model.networks.register
+def _(config: PaintingConfig) -> model.Networks:
+    return PaintingNetworks(config)
+
+
+@dataclass(frozen=True)
 class Flags:
     """Flags of experiments.architectures."""
 
@@ -143,6 +171,7 @@ def rivals(footage: Footage) -> dict[str, ModelConfig]:
     return {
         "cells, followed patches": replace(plain, followed=followed(footage, plain.patch)),
         "cells, all patches": plain,
+        "cells, all patches, no background": PaintingConfig(**shared),
         "cells, followed patches of 16": replace(coarse, followed=followed(footage, coarse.patch)),
         "cells, all patches, convolutions": ConvolutionConfig(**shared, depth=16),
         "one latent, convolutions": ConvolutionConfig(**shared, **whole),

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.architectures import Flags, rivals, run
@@ -38,6 +39,14 @@ def test_the_global_latent_is_one_cell_that_sees_the_whole_picture(configs):
     config = configs["one latent, convolutions"]
     assert len(config.cells) == config.patches == 1
     assert len(configs["cells, all patches"].cells) == 4
+
+
+def test_the_rival_without_a_background_starts_from_grey_and_has_none_to_learn(configs, box_footage):
+    config = configs["cells, all patches, no background"]
+    variables = model.init(config, train.normaliser_of(box_footage), jax.random.key(0))
+    assert "background" not in variables["params"]["image_decoder"]
+    prediction = model.decode(config, variables, rssm.start(config, (1,)))
+    np.testing.assert_allclose(prediction.image, 0.5, atol=0.2)
 
 
 def test_no_time_to_train_is_refused(box_footage, tmp_path):

@@ -112,9 +112,12 @@ class ImageDecoder(nn.Module):
         x = nn.silu(dense(c.wide)(jnp.concatenate([near, features], axis=-1)))
         change = dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
         spread = dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
-        background = self.param("background", nn.initializers.constant(0.5), c.image)
         noise = self.param("noise", nn.initializers.constant(-4.0), (height, width))
-        return background + self._whole(change, channels), noise + self._whole(spread, 1)[..., 0]
+        return self.backdrop() + self._whole(change, channels), noise + self._whole(spread, 1)[..., 0]
+
+    def backdrop(self) -> Array:
+        """`[H, W, C]`, what is there whatever the features say."""
+        return self.param("background", nn.initializers.constant(0.5), self.config.image)
 
     def _whole(self, cells: Array, channels: int) -> Array:
         """Patches of the cells as a picture, zero where no cell is."""
