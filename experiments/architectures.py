@@ -1,7 +1,8 @@
 """The architecture, found by measurement: rivals of the world model, each trained for the same time and measured alike.
 
 How many steps a rival may take follows from the time that a step of each takes, measured in turn in one process, so
-that a busy machine wrongs nobody.
+that a busy machine wrongs nobody. All have one seed and one learning rate, that of the world model. Of each the
+checkpoint with the lowest held-out error is measured, on the same held-out split.
 """
 
 import json
@@ -21,7 +22,7 @@ from experiments import forecast, runfolder
 from experiments.cli import main
 from wm import model, rssm, train
 from wm.bundle import Bundle
-from wm.config import ModelConfig, TrainConfig
+from wm.config import ModelConfig, TrainConfig, to_json
 from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.data.loader import windows
@@ -188,7 +189,8 @@ def run(flags: Flags) -> None:
     train.check(footage, TrainConfig())
     held_out = forecast.cut(footage, "holdout", flags.windows)
     configs = rivals(footage)
-    folder = runfolder.start(flags.out, flags, fingerprint=footage.fingerprint)
+    resolved = {"rivals": {name: to_json(config) for name, config in configs.items()}}
+    folder = runfolder.start(flags.out, flags, fingerprint=footage.fingerprint, **resolved)
     console = Console(stderr=True)
     measured = folder / "seconds.json"
     if not measured.exists():

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from wm.errors import InputError
 BATCH, LENGTH, HORIZON = 8, 32, 30
 SHARED = {"train_step": 1, "filter": 20, "score": 20, "imagine": 3}
 TICKS = {f"tick_{cameras}": count for cameras, count in {1: 100, 2: 40, 4: 20, 8: 10, 16: 5}.items()}
+ALONE = {**TICKS, "look_ahead": 20}
+PEER_IMAGE = (64, 64, 3)
 COLD = """
 import sys, time
 from pathlib import Path
@@ -38,7 +41,9 @@ from wm import compilation
 compilation.keep()
 from wm import bundle
 line = bundle.load(Path(sys.argv[1]))
-_, surprise = line.watch(line.start(), line.observation(np.zeros(line.config.image, np.uint8)), line.action())
+state, frame = line.start(), np.zeros(line.config.image, np.uint8)
+for _ in range(line.monitor.warm(line.spec.rate_hz) + 1):
+    state, surprise = line.watch(state, line.observation(frame), line.action())
 print(float(surprise.score))
 """
 
@@ -66,8 +71,8 @@ class Flags:
 class Side:
     """A process that does jobs on demand."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
+    def __init__(self, process: "subprocess.Popen[str]", command: str) -> None:
+        self._process, self._command = process, command
         ready = json.loads(self._answer())
         self.name, self.parameters = ready["name"], ready["parameters"]
 
@@ -86,7 +91,7 @@ class Side:
         assert self._process.stdout
         answer = self._process.stdout.readline()
         if not answer:
-            raise InputError(f"{self._process.args[0]} ended before it answered; see what it said above.")
+            raise InputError(f"{self._command} ended before it answered; see what it said above.")
         return answer
 
 
@@ -98,15 +103,22 @@ def run(flags: Flags) -> None:
         raise InputError(f"--soak must be at least {SOAK_REPORTS}, or 0 to leave it out.")
     if max(flags.cores) > len(os.sched_getaffinity(0)):
         raise InputError(f"this machine gives {len(os.sched_getaffinity(0))} cores; ask for no more with --cores.")
-    if bundle.load(flags.bundle).calibration is None:
+    line = bundle.load(flags.bundle)
+    if line.calibration is None:
         raise InputError(f"{flags.bundle} is not calibrated, so it scores nothing; run experiments.calibrate first.")
+    if line.config.image is None or (flags.peer.exists() and line.config.image != PEER_IMAGE):
+        raise InputError(
+            f"{flags.bundle} has pictures of {line.config.image}, the peer those of {PEER_IMAGE}; give another bundle, "
+            "or a --peer that is not there."
+        )
     folder = runfolder.start(flags.out, flags)
     console = Console(stderr=True)
     if not flags.peer.exists():
         console.print(f"no peer at {flags.peer}: Flinch is timed alone (see experiments/benchmark.py)", highlight=False)
     runs = {cores: _time(flags, cores) for cores in flags.cores}
     least = runs[min(flags.cores)]
-    metrics: dict[str, Any] = {**_summary(least), "cold_start_s": _cold_start(flags.bundle)[-1]}
+    first, again = _cold_start(flags.bundle)
+    metrics: dict[str, Any] = {**_summary(least), "first_start_s": first, "cold_start_s": again}
     if flags.soak:
         metrics["soak"] = _soak(flags)
     metrics |= {"cores": runs, "provenance": runfolder.provenance(flags)}
@@ -126,10 +138,12 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
             parameters = sides["flinch"].parameters
             command = [flags.peer, Path(__file__).with_name("peer.py"), parameters, cores, BATCH, LENGTH, HORIZON]
             sides["peer"] = stack.enter_context(_side(command, here, {"OMP_NUM_THREADS": str(cores)}))
+            if not 0.9 < sides["peer"].parameters / parameters <= 1.0:
+                raise InputError(f"no peer is as large as {flags.bundle}, {parameters:,} parameters; give another one.")
         for side in sides.values():
             for job in SHARED:
                 side.do(job, 2)
-        for job in TICKS:
+        for job in ALONE:
             sides["flinch"].do(job, 5)
         times: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in sides}
         with progress() as bar:
@@ -138,7 +152,7 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
                 for job, count in SHARED.items():
                     for name, side in sides.items():
                         times[name][job] += side.do(job, count)
-                for job, count in TICKS.items():
+                for job, count in ALONE.items():
                     times["flinch"][job] += sides["flinch"].do(job, count)
         return {
             name: {
@@ -168,7 +182,7 @@ def _side(command: list[Any], here: list[int], environment: dict[str, str]) -> I
         env=os.environ | environment,
     )
     try:
-        yield Side(process)
+        yield Side(process, " ".join(map(str, command[:3])))
     finally:
         process.kill()
         process.wait()
@@ -200,12 +214,17 @@ def _summary(timed: dict[str, Any]) -> dict[str, float]:
 
 
 def _cold_start(path: Path) -> list[float]:
-    """Seconds from starting a process to its first score, twice: the second finds what the first compiled."""
+    """Seconds from starting a process on one core to its first score, that of the frame after the first seconds, which
+    all come at once here: with nothing compiled yet, and with what the start before has compiled.
+    """
+    core = str(max(os.sched_getaffinity(0)))
+    command = ["taskset", "--cpu-list", core, sys.executable, "-c", COLD, str(path)]
     seconds = []
-    for _ in range(2):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", COLD, str(path)], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.monotonic() - began)
+    with tempfile.TemporaryDirectory() as cache:
+        for _ in range(2):
+            began = time.monotonic()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"XDG_CACHE_HOME": cache})
+            seconds.append(time.monotonic() - began)
     return seconds
 
 

@@ -14,7 +14,7 @@ from wm.bundle import Bundle
 from wm.config import ModelConfig
 from wm.data.footage import Footage
 from wm.data.loader import WindowSource
-from wm.nets import expected, most_likely
+from wm.nets import Draw, expected, most_likely
 from wm.types import Observation
 
 CONTEXT_S, HORIZON_S = 4.0, 3.0
@@ -90,8 +90,10 @@ def mean_image(footage: Footage) -> Array:
     return (footage.sample("train", MEAN_FRAMES).mean(axis=0, dtype=np.float64) / 255).astype(np.float32)
 
 
-def foretell(one: Bundle, windows: Windows, watched: Callable[[int], None]) -> Forecast:
-    """Filters the context of every window and rolls its expectation out under the actions that were taken."""
+def foretell(one: Bundle, windows: Windows, watched: Callable[[int], None], draw: Draw = expected) -> Forecast:
+    """Filters the context of every window and rolls it out under the actions that were taken: by expected values, which
+    squared error asks for, or by the most likely ones, which the alarm compares.
+    """
 
     @jax.jit
     def ahead(frames: Array, sensors: Array, actions: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -101,7 +103,7 @@ def foretell(one: Bundle, windows: Windows, watched: Callable[[int], None]) -> F
         states, posterior = model.observe(one.config, one.variables, start, embedding, past, draw=most_likely)
         divergence = rssm.kl(posterior, model.prior(one.config, one.variables, states.deter)).sum(axis=-1)
         present = jax.tree.map(lambda x: x[:, -1], states)
-        dream, _ = model.imagine(one.config, one.variables, present, future, draw=expected)
+        dream, _ = model.imagine(one.config, one.variables, present, future, draw=draw)
         prediction = model.decode(one.config, one.variables, dream)
         assert prediction.image is not None and prediction.log_variance is not None
         return prediction.image.clip(0, 1), jax.numpy.exp(prediction.log_variance), divergence.mean()
@@ -144,8 +146,17 @@ def reliability(windows: Windows, forecast: Forecast, bins: int = 20) -> dict[st
 
 
 def seams(config: ModelConfig, windows: Windows, pictures: Array) -> float:
-    """How much rougher the error is across the borders of patches than inside them: 1 without seams."""
+    """How much rougher the error is across the borders of patches that are followed than inside them, down the picture
+    or along it, whichever is more: 1 without seams.
+    """
     error = pictures - windows.truth
-    steps = np.square(np.diff(error, axis=3)).mean(axis=(0, 1, 2, 4))
-    border = np.arange(1, config.image[1] if config.image else 0) % config.patch == 0
-    return float(steps[border].mean() / steps[~border].mean())
+    followed = np.zeros(config.patches, bool)
+    followed[config.cells] = True
+    pixels = followed.reshape(config.grid).repeat(config.patch, axis=0).repeat(config.patch, axis=1)
+    ratios = []
+    for axis, along in enumerate((pixels, pixels.T)):
+        steps = np.square(np.diff(error, axis=2 + axis)).mean(axis=(0, 1, 4)).swapaxes(0, axis)
+        counted = along[1:] | along[:-1]
+        border = np.arange(1, len(along)) % config.patch == 0
+        ratios.append(steps[border][counted[border]].mean() / steps[~border][counted[~border]].mean())
+    return float(max(ratios))

@@ -36,9 +36,9 @@ class Flags:
     """Footage of the line, for its mean image."""
     out: Path
     """Folder of the run."""
-    lines: int = 64
+    lines: int = 48
     """Lines, each branched at two moments."""
-    futures: int = 13
+    futures: int = 25
     """Futures of each."""
     seed: int = 900_000
     """Seed of the first line; every further one has the next."""
@@ -66,14 +66,16 @@ def run(flags: Flags) -> None:
             found.append(np.sum([errors(pictures, mean) for pictures in moments], axis=0))
     sums = np.array(found)
     again = np.random.default_rng(flags.seed).integers(len(sums), size=(1000, len(sums)))
-    ratios, resampled = sums.sum(axis=0), sums[again].sum(axis=1)
-    ratios, spread = ratios[0] / ratios[1], (resampled[:, 0] / resampled[:, 1]).std(axis=0)
+    oracle, cheap, counted = sums.sum(axis=0)
+    resampled = sums[again].sum(axis=1)
+    ratios, spread = oracle / cheap, (resampled[:, 0] / resampled[:, 1]).std(axis=0)
     summary = {
         f"{kind}_ratio_{second}s": {"value": float(ratios[row, column]), "standard_error": float(spread[row, column])}
         for row, kind in enumerate(("all", "moving"))
         for column, second in enumerate(SECONDS)
     }
-    metrics = {**summary, "provenance": runfolder.provenance(flags)}
+    squared = {"oracle": (oracle / counted).tolist(), "mean image": (cheap / counted).tolist()}
+    metrics = {**summary, "error": squared, "provenance": runfolder.provenance(flags)}
     runfolder.finish(folder, metrics, flags.report and flags.report / "oracle.json")
     said = ", ".join(f"{name} {one['value']:.3f} (se {one['standard_error']:.3f})" for name, one in summary.items())
     Console(stderr=True).print(f"{said}\nwrote {folder}", highlight=False, soft_wrap=True)
@@ -99,11 +101,12 @@ def branch(seed: int, futures: int) -> list[NDArray[np.uint8]]:
 
 
 def errors(pictures: NDArray[np.uint8], mean: Array) -> NDArray[np.float64]:
-    """Summed squared error over the futures of one moment, of the oracle and of the mean image, in all and in moving
-    pixels: `[2, 2, seconds]`.
+    """Over the futures of one moment, the summed squared error of the oracle, that of the mean image, and how many
+    pixels were counted, of all and of moving ones: `[3, 2, seconds]`.
 
     For each pixel the oracle says the mean of the futures in which it counts, and knows that it moves in those; what is
-    too little because a future is part of its own mean is made up for.
+    too little because a future is part of its own mean is made up for. A pixel that counts in a single future tells
+    nothing of chance and is left out.
     """
     before, now, after = np.moveaxis(pictures, 2, 0)
     moving = moves(before, now) | moves(now, after)
@@ -112,12 +115,13 @@ def errors(pictures: NDArray[np.uint8], mean: Array) -> NDArray[np.float64]:
 
 
 def _errors(truth: Array, mean: Array, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    mask = mask & (mask.sum(axis=0) > 1)
     counted = mask[..., None].astype(np.float64)
     count = counted.sum(axis=0)
     centre = (counted * truth).sum(axis=0) / np.maximum(count, 1)
     known = np.square(truth - centre) * count / np.maximum(count - 1, 1)
-    both = (counted * np.stack([known, np.square(truth - mean)])).mean(axis=-1)
-    return both.sum(axis=(1, 3, 4))
+    squares = np.stack(np.broadcast_arrays(known, np.square(truth - mean), 1.0))
+    return (counted * squares).mean(axis=-1).sum(axis=(1, 3, 4))
 
 
 def _future(line: Line, present: Snapshot, speeds: Array, seed: int) -> NDArray[np.uint8]:

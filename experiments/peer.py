@@ -7,6 +7,7 @@ names a job and how often to do it, and the milliseconds of each go back on a li
 import json
 import sys
 import time
+from bisect import bisect
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -20,15 +21,18 @@ from lightning.fabric import Fabric
 from omegaconf import OmegaConf
 from sheeprl.algos.dreamer_v3_5.agent import build_agent
 from sheeprl.algos.dreamer_v3_5.dreamer_v3_5 import world_model_loss, world_model_loss_kwargs
-from sheeprl.utils.utils import dotdict
+from sheeprl.utils.utils import dotdict, unwrap_fabric
 
-DETER = range(64, 1025, 64)
+DETER = range(64, 1025, 16)
 
 
 def build(parameters: int, deter: int | None = None) -> tuple[Any, Any]:
-    """Its 1M preset with the size of the recurrent state that comes nearest to `parameters`: (config, world model)."""
+    """Its 1M preset with the largest recurrent state that has no more than `parameters`, without the wrappers for
+    training on several devices: (config, world model).
+    """
     if deter is None:
-        deter = min(DETER, key=lambda size: abs(count(build(parameters, size)[1]) - parameters))
+        above = bisect(DETER, parameters, key=lambda size: count(build(parameters, size)[1]))
+        deter = DETER[max(0, above - 1)]
     with initialize_config_module("sheeprl.configs", version_base="1.3"):
         config = compose(
             "config",
@@ -44,7 +48,7 @@ def build(parameters: int, deter: int | None = None) -> tuple[Any, Any]:
         )
     config = dotdict(OmegaConf.to_container(config, resolve=True))
     space = gymnasium.spaces.Dict({"rgb": gymnasium.spaces.Box(0, 255, (3, 64, 64), np.uint8)})
-    return config, build_agent(Fabric(accelerator="cpu", devices=1), [1], True, config, space)[0]
+    return config, unwrap_fabric(build_agent(Fabric(accelerator="cpu", devices=1), [1], True, config, space)[0])
 
 
 def count(world: Any) -> int:

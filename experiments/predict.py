@@ -28,6 +28,7 @@ from wm import bundle, calibrate
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.files import appearing
+from wm.nets import most_likely
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def run(flags: Flags) -> None:
     cheap = {"mean image": errors(windows, np.broadcast_to(mean_image(footage), windows.truth.shape))}
     with progress() as bar:
         count = len(windows.frames)
-        task = bar.add_task("predict", total=2 * count + 2 * count * len(models), unit="windows")
+        task = bar.add_task("predict", total=2 * count + 3 * count * len(models), unit="windows")
         watched = partial(bar.advance, task)
         cheap["last frame"] = errors(windows, _each(windows, baselines.copy_last, watched))
         cheap["constant velocity"] = errors(windows, _each(windows, baselines.constant_velocity, watched))
@@ -81,11 +82,14 @@ def run(flags: Flags) -> None:
             forecast = foretell(one, windows, watched)
             found = errors(windows, forecast.pictures)
             shuffled = errors(windows, foretell(one, shuffle(windows, flags.seed), watched).pictures)
+            compared = errors(windows, foretell(one, windows, watched, most_likely).pictures)
             rows.append(
                 {
                     "error": found.tolist(),
                     "ratio": (found / best).tolist(),
+                    "error_shuffled_actions": shuffled.tolist(),
                     "shuffled_action_ratio": float(shuffled[1].mean() / found[1].mean()),
+                    "error_most_likely": compared.tolist(),
                     "divergence_nats": forecast.divergence,
                     "seam_ratio": seams(one.config, windows, forecast.pictures),
                     "train_minutes": one.recipe["metrics"]["minutes"],

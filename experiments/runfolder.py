@@ -1,6 +1,7 @@
 """The folder of a run: how it was started, and what came out."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,8 +21,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-dat
 def start(folder: Path, flags: Any, **resolved: Any) -> Path:
     """Makes the folder of a run, or opens it again for a run with the same config.
 
-    config.json holds the flags and what they led to; starts.jsonl gains a line at every start: command, commit,
-    versions, seed.
+    config.json holds the flags and what they led to; starts.jsonl gains a line at every start: see `provenance`.
 
     Args:
       folder: usually runs/NAME.
@@ -58,12 +58,13 @@ def finish(folder: Path, metrics: dict[str, Any], report: Path | None = None) ->
 
 
 def provenance(flags: Any) -> dict[str, Any]:
-    """Where a result comes from: command, commit (+dirty where files differ from it), versions, seed, time."""
+    """Where a result comes from: command, commit (+dirty where files differ from it), versions, seed, cores, time."""
     return {
         "command": ["python", "-m", f"experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]],
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "seed": getattr(flags, "seed", None),
+        "cores": len(os.sched_getaffinity(0)),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -27,7 +27,9 @@ SOAK_REPORTS = 20
 
 
 def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Callable[[], object]]:
-    """The four jobs that the peer has too, and whole ticks of the monitor for one camera and for several."""
+    """The four jobs that the peer has too, whole ticks of the monitor for one camera and for several, and the pictures
+    to come that people look at.
+    """
     config, variables = line.config, line.variables
     assert config.image
     generator = np.random.default_rng(0)
@@ -69,12 +71,13 @@ def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Calla
         "score": lambda: score_frame(variables, one, state, action),
         "imagine": lambda: imagine(variables, state, actions, key),
         **{f"tick_{cameras}": tick(line, cameras) for cameras in CAMERAS},
+        "look_ahead": lambda: line.look_ahead(line.start(), line.action()),
     }
 
 
 def tick(line: Bundle, cameras: int) -> Callable[[], object]:
-    """A whole tick: a frame of every camera is filtered, compared at every horizon and scored, its map made, and the
-    next three seconds of one camera are rolled out and decoded, as a person can look at one at a time.
+    """A whole tick: a frame of every camera is filtered, compared with the forecasts for it at every horizon and
+    scored, its map made, and the forecasts in flight moved on.
     """
     generator = np.random.default_rng(0)
     frames = generator.integers(0, 256, (64, cameras, *(line.config.image or ())), dtype=np.uint8)
@@ -82,25 +85,24 @@ def tick(line: Bundle, cameras: int) -> Callable[[], object]:
     states = jax.tree.map(lambda x: jnp.stack([x] * cameras), line.start())
     turn = 0
 
-    def whole() -> object:
+    def together() -> object:
         nonlocal states, turn
         turn += 1
         observations = Observation(jnp.asarray(frames[turn % len(frames)]), jnp.asarray(sensors))
         states, surprise = line.watch_all(states, observations, jnp.asarray(actions))
-        shown = jax.tree.map(lambda x: x[turn % cameras], states)
-        return surprise, line.look_ahead(shown, actions[turn % cameras])
+        return surprise
 
-    def single() -> object:
+    def alone() -> object:
         nonlocal states, turn
         turn += 1
         observation = line.observation(frames[turn % len(frames), 0], sensors[0])
         states, surprise = line.watch(states, observation, jnp.asarray(actions[0]))
-        return surprise, line.look_ahead(states, actions[0])
+        return surprise
 
     if cameras == 1:
         states = line.start()
-        return single
-    return whole
+        return alone
+    return together
 
 
 def soak(work: Callable[[], object], count: int) -> list[float]:

@@ -1,5 +1,6 @@
 """Fits a world model on footage and ends with a bundle."""
 
+import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def run(flags: Flags) -> None:
     footage = Footage.open(flags.footage)
     train.check(footage, settings)
     config = ModelConfig.of(footage.spec, flags.size)
-    config = replace(config, followed=followed(footage, config.patch))
+    config = replace(config, followed=None if flags.shift else followed(footage, config.patch))
     if flags.process:
         _join(flags)
         train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
@@ -108,7 +109,9 @@ def _settings(flags: Flags) -> TrainConfig:
         raise InputError("--learning-rate must be above 0.")
     if not (0 <= flags.gain < 1 and 0 <= flags.tint < 1 and flags.shift >= 0):
         raise InputError("--gain and --tint are shares from 0 up to below 1, --shift is a number of pixels from 0.")
-    if not 0 <= flags.process < flags.processes or (flags.processes > 1) != (flags.coordinator is not None):
+    alone = flags.processes == 1 and flags.coordinator is None
+    together = flags.processes > 1 and re.fullmatch(r".+:\d+", flags.coordinator or "")
+    if not (alone or together) or not 0 <= flags.process < flags.processes:
         raise InputError("several processes need --coordinator HOST:PORT, --processes N and --process from 0 to N - 1.")
     if flags.batch % flags.processes:
         raise InputError(f"--batch {flags.batch} cannot be divided among {flags.processes} processes.")

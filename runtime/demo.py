@@ -228,8 +228,9 @@ def _film(model: Bundle, start: Start, mode: Mode, tick: Callable[[], None]) -> 
 
 def _shot(loop: Loop, model: Bundle, frame: LineFrame, plant: PlantSnapshot) -> Shot:
     tick = loop.tick(frame.image, frame.sensors, frame.action, frame.time)
-    assert tick.surprise is not None and tick.forecast is not None, tick.fault
-    return Shot(frame, tick, tick.surprise, tick.forecast[model.monitor.shown], plant)
+    ahead = loop.look_ahead(frame.action)
+    assert tick.surprise is not None and ahead is not None, tick.fault
+    return Shot(frame, tick, tick.surprise, ahead[model.monitor.shown], plant)
 
 
 def _alarm(model: Bundle) -> AlarmSettings:

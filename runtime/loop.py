@@ -26,7 +26,7 @@ class Tick(NamedTuple):
       alarm: the alarm and whether the feeder should be slowed, in any mode.
       command: what goes to the PLC.
       fault: why camera or model are not to be trusted now, None while they are.
-      surprise: all that the model said, None where it said nothing. forecast: the pictures to come, likewise.
+      surprise: all that the model said, None where it said nothing.
     """
 
     time: float
@@ -35,7 +35,6 @@ class Tick(NamedTuple):
     command: Command
     fault: str | None = None
     surprise: Surprise | None = None
-    forecast: Array | None = None
 
 
 class Loop:
@@ -52,7 +51,6 @@ class Loop:
         blank = None if shape is None else np.zeros(shape, np.uint8)
         state = self._bundle.coast(self._bundle.start(), self._bundle.action())
         state, _ = self._bundle.watch(state, self._bundle.observation(blank), self._bundle.action())
-        self._bundle.look_ahead(state, self._bundle.action())
 
     def tick(
         self,
@@ -69,13 +67,16 @@ class Loop:
         """
         observation = self._bundle.observation(image, sensors)
         self._monitor, surprise = self._bundle.watch(self._monitor, observation, self._taken(action))
-        forecast = self._bundle.look_ahead(self._monitor, self._taken(action))
         score = float(surprise.score)
         if not isfinite(score):
             return self.fault("the model's score is not a number", time)
         self._heartbeat += 1
         self._alarm = alarm.step(self._settings, self._alarm, score)
-        return Tick(time, score, self._alarm, self._command(score), None, surprise, forecast)
+        return Tick(time, score, self._alarm, self._command(score), None, surprise)
+
+    def look_ahead(self, action: NDArray[np.float32] | None) -> Array | None:
+        """The pictures to come, for people, see `wm.surprise.look_ahead`."""
+        return self._bundle.look_ahead(self._monitor, self._taken(action))
 
     def coast(self, frames: int, action: NDArray[np.float32] | None) -> None:
         """So many frames were missed: the monitor moves on without them, or forgets where that were too many."""

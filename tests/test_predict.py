@@ -76,6 +76,19 @@ def test_seams_are_told_from_roughness_everywhere() -> None:
     assert forecast.seams(config, windows, rough) == pytest.approx(1.0, abs=0.1)
     steps = np.repeat(np.random.default_rng(1).normal(size=(2, 2, 32, 4, 3)), 8, axis=3)
     assert forecast.seams(config, windows, steps + 0.1 * rough) > 10
+    assert forecast.seams(config, windows, (steps + 0.1 * rough).swapaxes(2, 3)) > 10
+
+
+def test_seams_are_looked_for_where_something_is_followed() -> None:
+    config = replace(ModelConfig.of(SPEC, "debug"), followed=(0, 1, 4, 5))
+    frames = np.zeros((2, 3, 32, 32, 3), np.uint8)
+    windows = Windows(frames, np.zeros((2, 3, 0)), np.zeros((2, 3, 0)), np.zeros((2, 2, 32, 32), bool), 1)
+    smooth = 0.1 * np.random.default_rng(0).normal(size=(2, 2, 32, 32, 3))
+    elsewhere, here = smooth.copy(), smooth.copy()
+    elsewhere[:, :, 24:] += 1.0
+    here[:, :, 8:] += 1.0
+    assert forecast.seams(config, windows, elsewhere) == pytest.approx(1.0, abs=0.2)
+    assert forecast.seams(config, windows, here) > 5
 
 
 def test_shuffled_actions_are_those_of_other_windows_and_only_those_to_come(footage: Footage) -> None:
@@ -97,7 +110,11 @@ def test_the_report_holds_every_figure_and_picture(footage: Footage, tmp_path: P
     told = json.loads((tmp_path / "reports" / "prediction.json").read_text())
     for name in ("moving_ratio_1s", "all_ratio_3s", "shuffled_action_ratio", "train_minutes", "moving_share"):
         assert told[name] > 0
-    assert len(told["models"][0]["error"][0]) == 30
+    one = told["models"][0]
+    assert len(one["error"][0]) == len(one["error_most_likely"][1]) == 30
+    assert one["shuffled_action_ratio"] == pytest.approx(
+        np.mean(one["error_shuffled_actions"][1]) / np.mean(one["error"][1])
+    )
     for name in ("horizon.png", "reliability.png", "strip.png", "prediction.mp4"):
         assert (tmp_path / "reports" / name).stat().st_size > 1000
 

@@ -50,6 +50,13 @@ def from_patches(patches: Array, image: tuple[int, int, int], patch: int) -> Arr
     return x.reshape(*lead, height, width, channels)
 
 
+def patch_means(image: Array, patch: int) -> Array:
+    """Mean of every patch: `[..., H, W, C]` to `[..., R]`, patches in row order."""
+    *lead, height, width, channels = image.shape
+    rows, columns = height // patch, width // patch
+    return image.reshape(*lead, rows, patch, columns, patch, channels).mean(axis=(-4, -2, -1)).reshape(*lead, -1)
+
+
 def exchange(x: Array, neighbours: NDArray[np.int64]) -> Array:
     """Neighbours mix: of `[..., N, F]` a fifth of the features each comes from the cell above, below, to the left and
     to the right, `[4, N]`, and the rest stays. Zeros come from where there is no cell.
@@ -113,7 +120,8 @@ class ImageDecoder(nn.Module):
         change = dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
         spread = dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
         noise = self.param("noise", nn.initializers.constant(-4.0), (height, width))
-        return self.backdrop() + self._whole(change, channels), noise + self._whole(spread, 1)[..., 0]
+        image = self.backdrop() + self._whole(change, channels)
+        return image, noise + self._whole(spread, 1)[..., 0]
 
     def backdrop(self) -> Array:
         """`[H, W, C]`, what is there whatever the features say."""

@@ -18,7 +18,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import expected, most_likely, to_patches
+from wm.nets import expected, most_likely, patch_means
 from wm.types import LatentState, Observation
 
 
@@ -207,9 +207,9 @@ def _errors(
     pixels = relative = jnp.zeros((*kl.shape[:-1], config.patches))
     if config.image:
         error = model.image_error(prediction, observation)
-        pixels = to_patches(error, config.patch).mean(axis=-1)
+        pixels = patch_means(error, config.patch)
         ratio = model.relative_image_error(prediction, error)
-        relative = to_patches(ratio[..., None], config.patch).mean(axis=-1)
+        relative = patch_means(ratio[..., None], config.patch)
     return jnp.concatenate([pixels, relative, kl, model.sensor_error(params, prediction, observation)], axis=-1)
 
 
