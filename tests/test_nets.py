@@ -30,12 +30,6 @@ def test_patches_put_together_are_the_picture_again(run):
     np.testing.assert_array_equal(run(lambda x: nets.from_patches(nets.to_patches(x, 8), (16, 24, 3), 8), image), image)
 
 
-def test_the_mean_of_a_patch_is_over_its_pixels_and_colours(run):
-    image = jax.random.uniform(jax.random.key(0), (2, 16, 24, 3))
-    means = run(lambda x: nets.patch_means(x, 8), image)
-    np.testing.assert_allclose(means, nets.to_patches(image, 8).mean(axis=-1), rtol=1e-6)
-
-
 def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
     neighbours = ModelConfig(image=(16, 16, 3), sensors=0, actions=0).neighbours
     x = jnp.arange(1.0, 5.0)[:, None] * jnp.ones((4, 5))
@@ -50,6 +44,7 @@ def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
 def test_neighbours_are_those_of_the_picture_where_only_some_patches_are_followed():
     config = ModelConfig(image=(16, 24, 3), sensors=0, actions=0, followed=(1, 2, 4))
     np.testing.assert_array_equal(config.cells, [1, 2, 4])
+    np.testing.assert_array_equal(config.numbers, [3, 0, 1, 3, 2, 3])
     np.testing.assert_array_equal(config.neighbours, [[3, 3, 0], [2, 3, 3], [3, 0, 3], [1, 3, 3]])
 
 
