@@ -20,14 +20,14 @@ from rich.table import Table
 
 from experiments import forecast, runfolder
 from experiments.cli import main
-from wm import model, rssm, train
+from wm import model, train
 from wm.bundle import Bundle
 from wm.config import ModelConfig, TrainConfig, to_json
 from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.data.loader import windows
 from wm.errors import InputError
-from wm.nets import Encoder, ImageDecoder, SensorDecoder, dense, from_patches, symlog, to_patches
+from wm.nets import ImageDecoder, dense, from_patches, symlog, to_patches
 
 TURNS = 10
 
@@ -92,14 +92,8 @@ class ConvolutionDecoder(nn.Module):
 class ConvolutionNetworks(model.Networks):
     """The same dynamics and losses, between convolutions."""
 
-    config: ConvolutionConfig
-
-    def setup(self) -> None:
-        self.encoder = ConvolutionEncoder(self.config)
-        self.rssm = rssm.RSSM(self.config)
-        self.image_decoder = ConvolutionDecoder(self.config)
-        if self.config.sensors:
-            self.sensor_decoder = SensorDecoder(self.config)
+    encoder_type = ConvolutionEncoder
+    image_decoder_type = ConvolutionDecoder
 
 
 @model.networks.register
@@ -122,12 +116,7 @@ class PaintingDecoder(ImageDecoder):
 class PaintingNetworks(model.Networks):
     """The same world model but for its decoder of pictures."""
 
-    def setup(self) -> None:
-        self.encoder = Encoder(self.config)
-        self.rssm = rssm.RSSM(self.config)
-        self.image_decoder = PaintingDecoder(self.config)
-        if self.config.sensors:
-            self.sensor_decoder = SensorDecoder(self.config)
+    image_decoder_type = PaintingDecoder
 
 
 @model.networks.register

@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from conftest import noise_bundle
 
@@ -71,13 +70,6 @@ def test_what_is_timed_is_the_work_that_its_name_says(small) -> None:
     assert work["look_ahead"]().shape == (5, 16, 16, 3)
     assert work["tick_1"]().errors.shape == (5, 13)
     assert work["tick_4"]().errors.shape == (4, 5, 13)
-
-
-def test_cameras_that_are_watched_together_are_watched_as_one_is(small) -> None:
-    together, alone = timed.tick(small, 2), timed.tick(small, 1)
-    scores = [(float(together().score[0]), float(alone().score)) for _ in range(45)]
-    assert scores[-1][0] > 0
-    assert jax.numpy.isfinite(jax.numpy.array(scores)).all()
 
 
 def test_a_bundle_with_other_pictures_than_the_peer_is_refused(small, tmp_path) -> None:

@@ -6,7 +6,7 @@ footage's sensors and actions. No function here knows which network library made
 """
 
 from functools import singledispatch
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,12 +43,14 @@ class Networks(nn.Module):
     """All that is learnt."""
 
     config: ModelConfig
+    encoder_type: ClassVar[Any] = Encoder
+    image_decoder_type: ClassVar[Any] = ImageDecoder
 
     def setup(self) -> None:
-        self.encoder = Encoder(self.config)
+        self.encoder = self.encoder_type(self.config)
         self.rssm = rssm.RSSM(self.config)
         if self.config.image:
-            self.image_decoder = ImageDecoder(self.config)
+            self.image_decoder = self.image_decoder_type(self.config)
         if self.config.sensors:
             self.sensor_decoder = SensorDecoder(self.config)
 
