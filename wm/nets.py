@@ -101,8 +101,9 @@ class Encoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Features of the cells `[..., N, F]` to a picture `[..., H, W, C]` in 0..1, as the change against a learnt
-    background (the camera does not move) under a light that drifts, and to the log variance `[..., H, W]` of each pixel.
+    """Features of the cells `[..., N, F]` to a picture `[..., H, W, C]` in 0..1, and to the log variance `[..., H, W]`
+    of each pixel. The picture is the change against a learnt background, as the camera does not move, under a light
+    that drifts.
 
     Nothing flows back from the variance to the features, so that the picture is fitted as if there were none (Stirn et
     al., Faithful Heteroscedastic Regression with Neural Networks, 2023).
