@@ -40,7 +40,7 @@ class Flags:
     tint: float = TrainConfig.tint
     """Each colour of a window likewise, on its own."""
     shift: int = TrainConfig.shift
-    """Every window is moved by up to so many pixels."""
+    """Every window is moved by up to so many pixels; every patch is followed then, which makes a step slower."""
     seed: int = 0
     """Seed of everything."""
     coordinator: str | None = None
@@ -57,8 +57,7 @@ def run(flags: Flags) -> None:
     settings = _settings(flags)
     footage = Footage.open(flags.footage)
     train.check(footage, settings)
-    config = ModelConfig.of(footage.spec, flags.size)
-    config = replace(config, followed=None if flags.shift else followed(footage, config.patch))
+    config = _model(flags, footage)
     if flags.process:
         _join(flags)
         train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
@@ -99,6 +98,12 @@ def run(flags: Flags) -> None:
 def _join(flags: Flags) -> None:
     if flags.coordinator:
         jax.distributed.initialize(flags.coordinator, flags.processes, flags.process)
+
+
+def _model(flags: Flags, footage: Footage) -> ModelConfig:
+    """Follows the patches in which something moves: all of them where the camera does."""
+    config = ModelConfig.of(footage.spec, flags.size)
+    return config if flags.shift else replace(config, followed=followed(footage, config.patch))
 
 
 def _settings(flags: Flags) -> TrainConfig:

@@ -4,9 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+from conftest import noise_bundle
 
-from experiments import benchmark
+from experiments import benchmark, benchmark_data, timed
+from wm import bundle
+from wm.config import ModelConfig
 from wm.errors import InputError
 
 ECHO = """
@@ -34,7 +38,7 @@ def test_every_job_is_timed_in_every_turn(tmp_path, monkeypatch) -> None:
     flags = benchmark.Flags(tmp_path, peer=tmp_path / "none", rounds=2)
     timed = benchmark._time(flags, 1)["flinch"]
     assert {job: told["count"] for job, told in timed["ms"].items()} == {
-        job: 2 * count for job, count in {**benchmark.SHARED, **benchmark.TICKS}.items()
+        job: 2 * count for job, count in {**benchmark.SHARED, **benchmark.ALONE}.items()
     }
 
 
@@ -44,6 +48,50 @@ def test_a_side_that_dies_is_one_sentence() -> None:
         benchmark._side(["false"], [min(os.sched_getaffinity(0))], {}),
     ):
         pass
+
+
+@pytest.fixture
+def small(tmp_path):
+    config = ModelConfig((16, 16, 3), 1, 1, embed=8, deter=8, groups=2, classes=4, hidden=8, wide=8)
+    made = noise_bundle(config, rate_hz=10.0, tags=("eye",), actions=("speed",))
+    bundle.save(made, tmp_path / "small")
+    return made
+
+
+def test_what_is_timed_is_the_work_that_its_name_says(small) -> None:
+    work = timed.jobs(small, batch=2, length=16, horizon=5)
+    assert set(work) == {*benchmark.SHARED, *benchmark.ALONE}
+    state, terms = work["train_step"]()
+    assert int(state.step) == 1 and terms["open_loop_image"] > 0
+    latent, posterior = work["filter"]()
+    assert latent.deter.shape == (1, 4, 8) and posterior.shape == (1, 4, 2, 4)
+    divergence, error = work["score"]()
+    assert divergence.shape == (1, 4) and error > 0
+    assert work["imagine"]().shape == (1, 5, 16, 16, 3)
+    assert work["look_ahead"]().shape == (5, 16, 16, 3)
+    assert work["tick_1"]().errors.shape == (5, 13)
+    assert work["tick_4"]().errors.shape == (4, 5, 13)
+
+
+def test_cameras_that_are_watched_together_are_watched_as_one_is(small) -> None:
+    together, alone = timed.tick(small, 2), timed.tick(small, 1)
+    scores = [(float(together().score[0]), float(alone().score)) for _ in range(45)]
+    assert scores[-1][0] > 0
+    assert jax.numpy.isfinite(jax.numpy.array(scores)).all()
+
+
+def test_a_bundle_with_other_pictures_than_the_peer_is_refused(small, tmp_path) -> None:
+    flags = benchmark.Flags(tmp_path / "run", tmp_path / "small", peer=Path(sys.executable))
+    with pytest.raises(InputError, match=r"pictures of \(16, 16, 3\), the peer those of \(64, 64, 3\)"):
+        benchmark.run(flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_batches_are_read_from_footage_that_is_made_for_it(tmp_path) -> None:
+    footage = benchmark_data._make(tmp_path / "footage", 300)
+    assert footage.lengths("train") == [300]
+    rate, memory = benchmark_data._read(footage, 20)
+    assert rate > 0 and len(memory) == benchmark_data.REPORTS
 
 
 def test_ratios_are_of_medians_and_the_deadline_of_the_ninety_ninth_percentile() -> None:

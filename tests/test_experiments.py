@@ -39,6 +39,30 @@ def test_training_leaves_a_bundle_that_says_how_it_was_made(made):
     assert (made / "run" / "training.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"coordinator": "here", "processes": 2}, "--coordinator HOST:PORT"),
+        ({"coordinator": "here:1"}, "--processes N"),
+        ({"processes": 2}, "--coordinator HOST:PORT"),
+        ({"coordinator": "here:1", "processes": 2, "process": 2}, "--process from 0"),
+        ({"batch": 3, "coordinator": "here:1", "processes": 2}, "--batch 3 cannot be divided among 2"),
+        ({"gain": 1.0}, "--gain and --tint are shares"),
+        ({"patience": 0}, "--patience must be at least 1"),
+    ],
+)
+def test_flags_of_training_that_cannot_be_meant_are_refused(made, tmp_path, flags, complaint):
+    with pytest.raises(InputError, match=complaint):
+        train.run(train.Flags(made / "footage", tmp_path / "run", **flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_windows_are_shifted_every_patch_is_followed(made):
+    footage = Footage.open(made / "footage")
+    assert train._model(train.Flags(footage.path, made, size="debug"), footage).followed == (0, 1, 2, 3)
+    assert train._model(train.Flags(footage.path, made, size="debug", shift=1), footage).followed is None
+
+
 def test_two_processes_leave_one_bundle_and_one_process_may_start_the_run_again(made, tmp_path, free_port):
     """The second part ends at once, as nothing is left to do, but it takes up the run."""
     flags = ["--footage", made / "footage", "--out", tmp_path / "run", "--size", "debug", "--steps", 3, "--batch", 2]
