@@ -64,6 +64,7 @@ def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
 def test_neighbours_are_those_of_the_picture_where_only_some_patches_are_followed():
     config = ModelConfig(image=(16, 24, 3), sensors=0, actions=0, followed=(1, 2, 4))
     np.testing.assert_array_equal(config.cells, [1, 2, 4])
+    np.testing.assert_array_equal(config.numbers, [3, 0, 1, 3, 2, 3])
     np.testing.assert_array_equal(config.neighbours, [[3, 3, 0], [2, 3, 3], [3, 0, 3], [1, 3, 3]])
 
 

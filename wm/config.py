@@ -97,12 +97,17 @@ class ModelConfig:
         return np.arange(self.patches) if self.followed is None else np.array(self.followed)
 
     @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """`[R]`, the cell of every patch, N where a patch is not followed."""
+        numbers = np.full(self.patches, len(self.cells))
+        numbers[self.cells] = np.arange(len(self.cells))
+        return numbers
+
+    @cached_property
     def neighbours(self) -> NDArray[np.int64]:
         """`[4, N]`, the cell above, below, to the left and to the right of every cell, N where there is none."""
-        rows, columns = self.grid
-        number = np.full((rows + 2, columns + 2), len(self.cells))
-        row, column = self.cells // columns + 1, self.cells % columns + 1
-        number[row, column] = np.arange(len(self.cells))
+        number = np.pad(self.numbers.reshape(self.grid), 1, constant_values=len(self.cells))
+        row, column = self.cells // self.grid[1] + 1, self.cells % self.grid[1] + 1
         steps = ((-1, 0), (1, 0), (0, -1), (0, 1))
         return np.stack([number[row + down, column + right] for down, right in steps])
 

@@ -50,21 +50,19 @@ def from_patches(patches: Array, image: tuple[int, int, int], patch: int) -> Arr
     return x.reshape(*lead, height, width, channels)
 
 
-def patch_means(image: Array, patch: int) -> Array:
-    """Mean of every patch: `[..., H, W, C]` to `[..., R]`, patches in row order."""
-    *lead, height, width, channels = image.shape
-    rows, columns = height // patch, width // patch
-    return image.reshape(*lead, rows, patch, columns, patch, channels).mean(axis=(-4, -2, -1)).reshape(*lead, -1)
-
-
 def exchange(x: Array, neighbours: NDArray[np.int64]) -> Array:
     """Neighbours mix: of `[..., N, F]` a fifth of the features each comes from the cell above, below, to the left and
     to the right, `[4, N]`, and the rest stays. Zeros come from where there is no cell.
     """
     fifth = x.shape[-1] // 5
-    bordered = jnp.concatenate([x, jnp.zeros_like(x[..., :1, :])], axis=-2)
+    bordered = _bordered(x)
     moved = [bordered[..., cells, i * fifth : (i + 1) * fifth] for i, cells in enumerate(neighbours)]
     return jnp.concatenate([*moved, x[..., 4 * fifth :]], axis=-1)
+
+
+def _bordered(x: Array) -> Array:
+    """Cells `[..., N, F]` and one of zeros after them, `[..., N + 1, F]`."""
+    return jnp.concatenate([x, jnp.zeros_like(x[..., :1, :])], axis=-2)
 
 
 class Mix(nn.Module):
@@ -142,7 +140,7 @@ class ImageDecoder(nn.Module):
         """Patches of the cells as a picture, zero where no cell is."""
         c = self.config
         assert c.image
-        patches = jnp.zeros((*cells.shape[:-2], c.patches, cells.shape[-1])).at[..., c.cells, :].set(cells)
+        patches = _bordered(cells)[..., c.numbers, :].astype(jnp.float32)
         return from_patches(patches, (*c.image[:2], channels), c.patch)
 
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import expected, most_likely, patch_means
+from wm.nets import expected, most_likely, to_patches
 from wm.types import LatentState, Observation
 
 
@@ -207,10 +207,14 @@ def _errors(
     pixels = relative = jnp.zeros((*kl.shape[:-1], config.patches))
     if config.image:
         error = model.image_error(prediction, observation)
-        pixels = patch_means(error, config.patch)
-        ratio = model.relative_image_error(prediction, error)
-        relative = patch_means(ratio[..., None], config.patch)
+        pixels = _patch_means(config, error.mean(axis=-1))
+        relative = _patch_means(config, model.relative_image_error(prediction, error))
     return jnp.concatenate([pixels, relative, kl, model.sensor_error(params, prediction, observation)], axis=-1)
+
+
+def _patch_means(config: ModelConfig, pixels: Array) -> Array:
+    """`[..., H, W]` to `[..., R]`."""
+    return to_patches(pixels[..., None], config.patch).mean(axis=-1)
 
 
 def _map(config: ModelConfig, ratio: Array, calibration: Calibration) -> Array:
