@@ -30,6 +30,20 @@ def test_patches_put_together_are_the_picture_again(run):
     np.testing.assert_array_equal(run(lambda x: nets.from_patches(nets.to_patches(x, 8), (16, 24, 3), 8), image), image)
 
 
+def test_the_light_is_a_plane_for_each_channel_and_falls_on_patches_that_nobody_follows(run):
+    config = ModelConfig(image=(16, 16, 3), sensors=0, actions=0, followed=(0,))
+    decoder = nets.ImageDecoder(config)
+    features = jnp.zeros((1, 8))
+    params = jax.tree.map(jnp.zeros_like, decoder.init(jax.random.key(0), features))["params"]
+    level, down, right = [0.1, 0.0, -0.1], [0.2, 0.0, 0.0], [0.0, 0.4, 0.0]
+    params["light"]["bias"] = jnp.array([level, down, right]).ravel()
+    params["background"] = jnp.full((16, 16, 3), 0.5)
+    image, _ = run(lambda params: decoder.apply({"params": params}, features), params)
+    np.testing.assert_allclose(image[0, 0], [0.45, 0.3, 0.45], rtol=1e-6)
+    np.testing.assert_allclose(image[15, 0], [0.65, 0.3, 0.45], rtol=1e-6)
+    np.testing.assert_allclose(image[15, 15], [0.65, 0.7, 0.45], rtol=1e-6)
+
+
 def test_neighbours_hand_on_a_fifth_of_their_features_each_way(run):
     neighbours = ModelConfig(image=(16, 16, 3), sensors=0, actions=0).neighbours
     x = jnp.arange(1.0, 5.0)[:, None] * jnp.ones((4, 5))

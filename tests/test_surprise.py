@@ -181,11 +181,13 @@ def test_several_cameras_in_one_step_see_what_each_alone_would_see(bundle):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), together, alone)
 
 
-def test_a_frame_of_a_patch_that_is_not_followed_is_compared_with_the_background():
+def test_a_frame_of_a_patch_that_is_not_followed_is_compared_with_the_background_in_the_light_of_the_scene():
     config = dataclasses.replace(CONFIG, followed=(1, 2, 4))
     bundle = noise_bundle(config, rate_hz=10.0, tags=("eye",), actions=("setpoint",))
+    light = bundle.variables["params"]["image_decoder"]["light"]
+    light["kernel"], light["bias"] = jnp.zeros_like(light["kernel"]), jnp.array([0.2] * 3 + [0.0] * 6)
     dark, bright = (jnp.full((16, 24, 3), value, jnp.uint8) for value in (0, 255))
-    for image, error in ((dark, 0.25), (bright, 0.25)):
+    for image, error in ((dark, 0.6**2), (bright, 0.4**2)):
         _, told = bundle.watch(bundle.start(), bundle.observation(image, [0.0]), jnp.zeros(1))
         np.testing.assert_allclose(told.errors[:, [0, 3, 5]], error, rtol=1e-5)
     assert told.map.shape == (2, 3)

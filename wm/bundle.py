@@ -31,7 +31,7 @@ from wm.nets import expected
 from wm.surprise import Calibration, MonitorState, Surprise
 from wm.types import Normaliser, Observation
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ class Encoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Features of the cells `[..., N, F]` to a picture `[..., H, W, C]` in 0..1, as the change against a learnt
-    background (the camera does not move), and to the log variance `[..., H, W]` of each pixel.
+    """Features of the cells `[..., N, F]` to a picture `[..., H, W, C]` in 0..1, and to the log variance `[..., H, W]`
+    of each pixel. The picture is the change against a learnt background, as the camera does not move, under a light
+    that drifts.
 
     Nothing flows back from the variance to the features, so that the picture is fitted as if there were none (Stirn et
     al., Faithful Heteroscedastic Regression with Neural Networks, 2023).
@@ -118,12 +119,22 @@ class ImageDecoder(nn.Module):
         change = dense(c.patch * c.patch * channels, kernel_init=nn.initializers.normal(0.01))(x)
         spread = dense(c.patch * c.patch)(jax.lax.stop_gradient(x))
         noise = self.param("noise", nn.initializers.constant(-4.0), (height, width))
-        image = self.backdrop() + self._whole(change, channels)
+        image = self._light(features) * (self.backdrop() + self._whole(change, channels))
         return image, noise + self._whole(spread, 1)[..., 0]
 
     def backdrop(self) -> Array:
         """`[H, W, C]`, what is there whatever the features say."""
         return self.param("background", nn.initializers.constant(0.5), self.config.image)
+
+    def _light(self, features: Array) -> Array:
+        """`[..., H, W, C]`, the gain of the light: for each channel a plane over the picture."""
+        assert self.config.image
+        height, width, channels = self.config.image
+        x = nn.silu(dense(self.config.hidden, name="lamp")(jnp.mean(features, axis=-2)))
+        planes = dense(3 * channels, kernel_init=nn.initializers.normal(0.01), name="light")(x).astype(jnp.float32)
+        down, right = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+        surfaces = jnp.asarray(np.stack(np.broadcast_arrays(1.0, down, right)), jnp.float32)
+        return 1.0 + jnp.einsum("shw,...sc->...hwc", surfaces, planes.reshape(*planes.shape[:-1], 3, channels))
 
     def _whole(self, cells: Array, channels: int) -> Array:
         """Patches of the cells as a picture, zero where no cell is."""
