@@ -51,10 +51,13 @@ class PlcSettings(Section):
 class ActSettings(Section):
     """What is asked of the feeder on an alarm: this speed, for at least `hold_s` seconds and until the alarm ends, but
     never for more than `longest_s`: a camera that was knocked must not slow a line for ever.
+
+    What has been in view for a few seconds is expected and no longer surprises, so the alarm may end while the trouble
+    is still coming: `hold_s` is how long it takes at this speed to the place where it would do harm.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1
-    hold_s: Annotated[float, Field(ge=0, le=60)] = 4.5
+    hold_s: Annotated[float, Field(ge=0, le=60)] = 12.0
     longest_s: Annotated[float, Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")

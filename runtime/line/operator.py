@@ -14,7 +14,7 @@ def schedule(seed: int, frames: int, rate_hz: float) -> NDArray[np.float32]:
     """The operator's speed setpoint for each frame: [frames] float32 in 0.1..1.0, constant in pieces.
 
     Mostly 1.0, otherwise any speed in 0.1..1.0, both held 2 to 15 s; between them short slow-downs, 2 to 5 s at
-    0.1..0.3, like Flinch's own, so that the model knows them.
+    0.1..0.3, so that the model knows them.
     """
     rng = np.random.default_rng((SCHEDULE, seed))
     speeds = np.empty(frames, np.float32)
