@@ -3,9 +3,15 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as imageio
+import jax
+import pytest
+
+from wm import bundle, model
+from wm.config import PRESETS, ModelConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -33,3 +39,12 @@ def test_every_experiment_in_the_readme_takes_the_flags_that_it_shows():
         ).stdout
         for flag in (word for word in words if word.startswith("--")):
             assert flag in told, f"{module} {flag}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_the_parameters_that_the_table_of_sizes_says(preset):
+    line = bundle.load(ROOT / "runtime" / "line" / "bundle")
+    config = replace(ModelConfig.of(line.spec, preset), followed=line.config.followed)
+    made = jax.eval_shape(lambda: model.init(config, line.variables["normaliser"], jax.random.key(0)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(made["params"]))
+    assert re.search(rf"^\| {preset}\b.*? \| {count:,} \|", (ROOT / "docs" / "model.md").read_text(), re.MULTILINE)
