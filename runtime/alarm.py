@@ -21,7 +21,8 @@ class AlarmSettings:
       on_frames: scores in a row at or above 1 that raise the alarm.
       off_frames: scores in a row below 1 that end it.
       hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends.
-      longest_frames: but never for more than this many.
+      longest_frames: but never for more than this many, nor for more than half of a long time: an alarm that comes and
+        goes must not slow a line for ever.
       slow_to: feeder speed that is asked for, 0 to 1 of full speed.
     """
 
@@ -45,12 +46,16 @@ class AlarmState(NamedTuple):
       slow: the feeder should be slowed; whether that is asked for depends on the mode.
       contrary: scores in a row that contradict `on`.
       age: frames since the alarm last came on.
+      spent: frames that the feeder was slow, less those that it was not since.
+      rests: all of `longest_frames` are spent, and the feeder is not slowed before they are made up for.
     """
 
     on: bool = False
     slow: bool = False
     contrary: int = 0
     age: int = 0
+    spent: int = 0
+    rests: bool = False
 
 
 def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState:
@@ -58,8 +63,11 @@ def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState
     before = Alarm(state.on, state.contrary)
     on, contrary = alarm.step(before, score, on_frames=settings.on_frames, off_frames=settings.off_frames)
     age = 0 if on and not state.on else state.age + 1
-    slow = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
-    return AlarmState(on, slow, contrary, age)
+    wanted = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
+    slow = wanted and not state.rests
+    spent = state.spent + 1 if slow else max(0, state.spent - 1)
+    rests = spent >= settings.longest_frames or (state.rests and spent > 0)
+    return AlarmState(on, slow, contrary, age, spent, rests)
 
 
 def command(

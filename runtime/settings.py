@@ -50,7 +50,8 @@ class PlcSettings(Section):
 
 class ActSettings(Section):
     """What is asked of the feeder on an alarm: this speed, for at least `hold_s` seconds and until the alarm ends, but
-    never for more than `longest_s`: a camera that was knocked must not slow a line for ever.
+    never for more than `longest_s`, and then not before as much time has passed again: a camera that was knocked must
+    not slow a line for ever.
 
     What has been in view for a few seconds is expected and no longer surprises, so the alarm may end while the trouble
     is still coming: `hold_s` is how long it takes at this speed to the place where it would do harm.

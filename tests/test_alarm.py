@@ -1,5 +1,6 @@
 """The alarm: delays counted in frames, and what each mode lets through to the PLC."""
 
+from itertools import groupby
 from math import nan
 
 import pytest
@@ -52,6 +53,21 @@ def test_an_alarm_that_does_not_end_slows_the_feeder_for_the_longest_time_and_no
     states = run([2.0] * 600 + [0.0] * 5 + [2.0] * 3)
     assert [i for i, state in enumerate(states) if state.slow] == [*range(2, 302), 607]
     assert states[599].on
+
+
+def test_an_alarm_that_comes_and_goes_slows_the_feeder_no_longer_than_one_that_stays() -> None:
+    states = run(([2.0] * 5 + [0.0] * 10) * 100)
+    assert [i for i, state in enumerate(states) if state.slow][:300] == list(range(2, 302))
+    assert not any(state.slow for state in states[302:602])
+
+
+@given(st.lists(st.floats(0, 2), max_size=400), st.integers(1, 30))
+def test_the_feeder_is_never_slow_for_longer_than_the_longest_time_nor_more_than_half_of_a_long_one(scores, longest):
+    settings = AlarmSettings(on_frames=2, off_frames=2, hold_frames=longest, longest_frames=longest, slow_to=0.15)
+    slow = [state.slow for state in run(scores, settings)]
+    runs = [len(list(group)) for value, group in groupby(slow) if value]
+    assert max(runs, default=0) <= longest
+    assert sum(slow) <= longest + len(slow) / 2
 
 
 def test_a_score_that_is_not_a_number_never_raises_the_alarm() -> None:
