@@ -70,6 +70,11 @@ def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState
     return AlarmState(on, slow, contrary, age, spent, rests)
 
 
+def forget(state: AlarmState) -> AlarmState:
+    """No alarm, as after a gap in what was seen; what was spent of the longest time stays spent."""
+    return AlarmState(spent=state.spent, rests=state.rests)
+
+
 def command(
     settings: AlarmSettings, state: AlarmState, mode: Mode, *, heartbeat: int, score: float, valid_for_ms: int
 ) -> Command:

@@ -93,7 +93,7 @@ class Loop:
 
     def restart(self) -> None:
         """Forgets what was seen: what comes next is not the sequel."""
-        self._monitor, self._alarm = self._bundle.start(), AlarmState()
+        self._monitor, self._alarm = self._bundle.start(), alarm.forget(self._alarm)
 
     def _taken(self, action: NDArray[np.float32] | None) -> Array:
         return self._bundle.action() if action is None else jnp.asarray(action)

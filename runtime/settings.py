@@ -54,7 +54,7 @@ class ActSettings(Section):
     not slow a line for ever.
 
     What has been in view for a few seconds is expected and no longer surprises, so the alarm may end while the trouble
-    is still coming: `hold_s` is how long it takes at this speed to the place where it would do harm.
+    is still coming: `hold_s` is how long it takes at this speed from view to where it is out of the others' way.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1

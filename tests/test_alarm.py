@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.alarm import AlarmSettings, AlarmState, command, step
+from runtime.alarm import AlarmSettings, AlarmState, command, forget, step
 from runtime.registers import Mode
 from runtime.settings import ActSettings
 from wm.config import AlarmConfig
@@ -68,6 +68,15 @@ def test_the_feeder_is_never_slow_for_longer_than_the_longest_time_nor_more_than
     runs = [len(list(group)) for value, group in groupby(slow) if value]
     assert max(runs, default=0) <= longest
     assert sum(slow) <= longest + len(slow) / 2
+
+
+def test_a_gap_ends_the_alarm_and_gives_nothing_back_of_the_longest_time() -> None:
+    spent = run([2.0] * 302)[-1]
+    after = forget(spent)
+    assert (after.on, after.slow, after.contrary) == (False, False, 0)
+    for _ in range(10):
+        after = step(SETTINGS, after, 2.0)
+    assert after.on and not after.slow
 
 
 def test_a_score_that_is_not_a_number_never_raises_the_alarm() -> None:
