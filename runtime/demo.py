@@ -54,7 +54,7 @@ FORESIGHT_S: Final = 8.0  # an alarm that no jam follows within this time is a f
 DEADLINE_S: Final = 5.0  # of the PLC client: in lock-step a slow machine must not change the run
 MOST_REELS: Final = 4
 PACKAGES: Final = ("jax", "numpy", "mujoco-core", "pymodbus")
-WORDS: Final[dict[Tail, str]] = {"lid": "lid open", "skew": "askew", "double": "too close"}
+WORDS: Final[dict[Tail, str]] = {"lid": "lid open", "skew": "askew", "double": "too close", "slip": "belt slips"}
 
 
 class Start(NamedTuple):

@@ -45,6 +45,7 @@ TROUBLE: Final[dict[Tail, tuple[str, str]]] = {
     "lid": ("A lid stands open", "One carton comes with its lid up. The hold-down lip may catch it."),
     "skew": ("A carton comes askew", "One carton comes turned. It may wedge where the rail steps in."),
     "double": ("Two cartons come too close", "One carton follows too closely. The gate may come down on it."),
+    "slip": ("A belt slips", "The belt to the transfer loses its grip. Cartons run up on each other."),
 }
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from runtime.line import scene
-from runtime.line.cartons import TAILS, Carton, Tail, draw
-from runtime.line.plant import Plant, Snapshot
+from runtime.line.cartons import TAILS, Carton, Tail, draw, draw_slip
+from runtime.line.plant import Mishap, Plant, Snapshot
 
 FRAME = 0.1
 
@@ -154,6 +154,68 @@ def test_cartons_pile_up_behind_a_block_and_the_plant_goes_on():
     run(plant, 4.0)
     assert len(plant.snapshot().state.on_line) > 4
     assert np.isfinite(plant.snapshot().physics).all()
+
+
+MISHAPS = (*TAILS, "slip")
+
+
+@cache
+def struck(kind: Tail) -> Plant:
+    """Just after a mishap befell the fourth carton in the middle of the view."""
+    plant = Plant(50000, tail_rate=0.0, mishaps={3: Mishap(kind, -0.2)})
+    while not plant.events.onsets:
+        plant.advance(1.0, 0.02)
+    return plant
+
+
+@pytest.mark.parametrize("kind", MISHAPS)
+def test_a_mishap_befalls_a_carton_where_it_is_told_to_and_is_noted_then(kind: Tail):
+    twin = Plant(50000, tail_rate=0.0)
+    (onset,) = struck(kind).events.onsets
+    while twin.time < onset.time - 0.01:
+        twin.advance(1.0, 0.02)
+    body = next(item.body for item in twin.snapshot().state.on_line if item.carton.number == 3)
+    assert -0.2 <= twin.snapshot().physics[2 + 8 * body] < -0.19
+    assert (onset.number, onset.kind) == (3, kind)
+    assert onset.time == pytest.approx(struck(kind).time, abs=0.021)
+
+
+@pytest.mark.parametrize("kind", MISHAPS)
+def test_a_restored_plant_replays_a_mishap_bit_for_bit(kind: Tail):
+    plant = Plant(50000, tail_rate=0.0, mishaps={3: Mishap(kind, -0.2)})
+    plant.restore(struck(kind).snapshot())
+    first = run(plant, 3.0).snapshot()
+    plant.restore(struck(kind).snapshot())
+    assert same(run(plant, 3.0).snapshot(), first)
+
+
+@pytest.mark.parametrize("kind", MISHAPS)
+def test_each_mishap_can_jam(kind: Tail):
+    def jams(seed: int) -> bool:
+        plant = Plant(seed, tail_rate=0.0, mishaps={3: Mishap(kind, -0.2)})
+        while plant.time < 16.0 and not plant.events.blocks:
+            plant.advance(1.0, FRAME)
+        return bool(plant.events.blocks)
+
+    assert any(jams(seed) for seed in range(50000, 50004))
+
+
+def test_a_carton_sticks_no_longer_than_a_second_on_a_slow_line():
+    plant = Plant(50000, tail_rate=0.0, mishaps={3: Mishap("double", -0.2)})
+    plant.restore(struck("double").snapshot())
+    run(plant, 2.0, feeder_speed=0.1)
+    assert all(item.slow_since is None for item in plant.snapshot().state.on_line)
+
+
+def test_a_belt_slips_for_its_time_and_grips_again():
+    slip = draw_slip(50000, 3)
+    plant = Plant(50000, tail_rate=0.0, mishaps={3: Mishap("slip", -0.2)})
+    plant.restore(struck("slip").snapshot())
+    began = plant.snapshot().state.travel[scene.SLIPPING]
+    run(plant, 5.0)
+    lost = 5.0 * scene.BELTS[scene.SLIPPING].speed - (plant.snapshot().state.travel[scene.SLIPPING] - began)
+    speed = scene.BELTS[scene.SLIPPING].speed
+    assert lost == pytest.approx(speed * (1 - slip.grip) * slip.seconds, abs=0.04 * speed)
 
 
 def test_a_tail_changes_only_its_own_carton():

@@ -6,12 +6,13 @@ import numpy as np
 
 from runtime.line.scene import BELTS, CARTON, FENCE_Y, HALF_LENGTH, HALF_WIDTH
 
-Tail = Literal["lid", "skew", "double"]
-TAILS: Final[tuple[Tail, ...]] = ("lid", "skew", "double")
+Tail = Literal["lid", "skew", "double", "slip"]
+TAILS: Final[tuple[Tail, ...]] = ("lid", "skew", "double")  # drawn by chance; a belt slips only when told to
 TAIL_RATE: Final = 1.6e-4  # chance that a carton comes from a tail, all kinds together
 
 PITCH: Final = 0.85 * BELTS[0].speed  # belt travel between releases: one carton every 0.85 s at full speed
 PRINTS: Final = 6
+SLIP: Final = 0x511B  # keeps the slips' random stream apart from the cartons'
 
 
 class Carton(NamedTuple):
@@ -52,3 +53,16 @@ def draw(seed: int, number: int, tail_rate: float, forced: Tail | None = None) -
             return normal._replace(pitch=CARTON[0] + float(rng.uniform(0.002, 0.050)))
         case _:
             return normal
+
+
+class Slip(NamedTuple):
+    """The belt to the transfer slips: for how many seconds, and the share of its speed that is left."""
+
+    seconds: float
+    grip: float
+
+
+def draw_slip(seed: int, number: int) -> Slip:
+    """Draws the slip that begins under carton `number` of the run `seed`."""
+    rng = np.random.default_rng([seed, number, SLIP])
+    return Slip(float(rng.uniform(1.0, 4.0)), float(rng.uniform(0.1, 0.5)))

@@ -10,7 +10,7 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ModbusPDU
 
 from runtime.line.cartons import TAIL_RATE, Tail
-from runtime.line.plant import Events, Plant, PlantInputs
+from runtime.line.plant import Events, Mishap, Plant, PlantInputs
 from runtime.line.plant import Snapshot as PlantSnapshot
 from runtime.line.program import SCAN_S, PlcState
 from runtime.line.rack import DRIVE_ADDRESS, DRIVE_SCALE, IO_ADDRESS, REGISTERS, Rack, encode_io
@@ -44,7 +44,7 @@ class LineFrame(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Plant and PLC; a line of the same seed, tail rate and tails goes on from it bit for bit."""
+    """Plant and PLC; a line of the same seed, tail rate, tails and mishaps goes on from it bit for bit."""
 
     plant: PlantSnapshot
     inputs: PlantInputs
@@ -124,12 +124,13 @@ class Line:
         *,
         tail_rate: float = TAIL_RATE,
         tails: Mapping[int, Tail] | None = None,
+        mishaps: Mapping[int, Mishap] | None = None,
         operator_speed: float = 1.0,
         plc: str | None = None,
     ) -> None:
         self.operator_speed = operator_speed
         self.registers = read_map(REGISTERS)
-        self.plant = Plant(seed, tail_rate=tail_rate, tails=tails)
+        self.plant = Plant(seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps)
         self._plc = InProcess(self.registers) if plc is None else OverModbus(plc, self.registers)
         self._inputs = PlantInputs(infeed_eye=False, gate_eye=False, cartons_out=0)
         names = self.registers.tag_names

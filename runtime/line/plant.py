@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple
 
 import mujoco
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.line import camera, cartons, scene
-from runtime.line.cartons import TAIL_RATE, Carton, Tail
+from runtime.line.cartons import TAIL_RATE, Carton, Slip, Tail
 
 SCAN: Final = 0.02  # seconds between looks at the eyes, the gate and the oracle
 STEPS_PER_SCAN: Final = round(SCAN / scene.TIMESTEP)
@@ -20,6 +21,7 @@ GATE_CLOSED: Final = 0.004
 SLOW: Final = 0.1  # of the belt's speed
 PACE_SMOOTHING: Final = SCAN / 0.25  # contact makes a standing carton tremble
 BLOCK_SECONDS: Final = 2.5
+STICKS_SECONDS: Final = 1.0
 REACH_OF_TAIL: Final = 3  # how many cartons behind one from a tail may stand because of it
 
 
@@ -32,7 +34,7 @@ class PlantInputs(NamedTuple):
 
 
 class Onset(NamedTuple):
-    """The front of a carton from a tail came into the camera's view."""
+    """The front of a carton from a tail came into the camera's view, or a mishap befell one."""
 
     number: int
     kind: Tail
@@ -54,14 +56,25 @@ class Events(NamedTuple):
     blocks: tuple[Block, ...] = ()
 
 
+class Mishap(NamedTuple):
+    """What happens to a carton that was released well, when its centre comes to `x` metres: its lid springs open, it is
+    knocked askew, it sticks until the one behind is too close, or the belt to the transfer begins to slip.
+    """
+
+    kind: Tail
+    x: float
+
+
 class OnLine(NamedTuple):
-    """A carton on the line: the body that plays it, its smoothed share of its belt's speed, since when it is slow."""
+    """A carton on the line: the body that plays it, its smoothed share of its belt's speed, since when it is slow, and
+    until when it sticks where nothing comes too close behind it."""
 
     carton: Carton
     body: int
     seen: bool = False
     pace: float = 1.0
     slow_since: float | None = None
+    sticks_until: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -82,11 +95,13 @@ class State:
     gate_since: float = 0.0
     clear_eye: bool = False
     blocked: bool = False
+    slip: Slip | None = None
+    slip_until: float = 0.0
     events: Events = field(default_factory=Events)
 
 
 class Snapshot(NamedTuple):
-    """Everything needed to go on from here bit for bit, in a plant of the same seed, tail rate and tails."""
+    """Everything needed to go on from here bit for bit, in a plant of the same seed, tail rate, tails and mishaps."""
 
     physics: NDArray[np.float64]
     state: State
@@ -96,13 +111,22 @@ class Plant:
     """The line with its camera. One `seed` gives one run, bit for bit; branches of it see the same cartons.
 
     `tail_rate` is the chance that a carton is drawn from a tail of the initial conditions; `tails` forces a kind on
-    given carton numbers. Whether such a carton jams is left to the physics.
+    given carton numbers, and `mishaps` befall given ones on their way. Whether such a carton jams is left to the
+    physics.
     """
 
-    def __init__(self, seed: int, *, tail_rate: float = TAIL_RATE, tails: Mapping[int, Tail] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        tail_rate: float = TAIL_RATE,
+        tails: Mapping[int, Tail] | None = None,
+        mishaps: Mapping[int, Mishap] | None = None,
+    ) -> None:
         self.seed = seed
         self._tail_rate = tail_rate
         self._tails = dict(tails or {})
+        self._mishaps = dict(mishaps or {})
         self._model = mujoco.MjModel.from_xml_string(scene.mjcf())
         self._data = mujoco.MjData(self._model)
         self._gate_position, self._bodies = self._data.qpos[:1], self._data.qpos[1:].reshape(scene.CARTONS, 8)
@@ -124,12 +148,13 @@ class Plant:
 
     def advance(self, feeder_speed: float, seconds: float) -> PlantInputs:
         """Runs for `seconds` (whole scans of 20 ms) with the feeder and infeed belt at `feeder_speed` (0..1)."""
-        speeds = [belt.speed_at(feeder_speed) for belt in scene.BELTS]
-        self._model.geom_surfacevel[self._belts, 0] = speeds
         self._state = replace(self._state, feeder_speed=feeder_speed)
         for _ in range(round(seconds / SCAN)):
             self._release()
             self._park()
+            self._befall()
+            speeds = self._speeds()
+            self._model.geom_surfacevel[self._belts, 0] = speeds
             mujoco.mj_step(self._model, self._data, nstep=STEPS_PER_SCAN)
             travel = tuple(way + speed * SCAN for way, speed in zip(self._state.travel, speeds, strict=True))
             self._state = replace(self._state, scans=self._state.scans + 1, travel=travel)
@@ -158,7 +183,7 @@ class Plant:
         return Snapshot(physics, self._state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to `snapshot`, taken from a plant with the same seed, tail rate and tails."""
+        """Goes back to `snapshot`, taken from a plant with the same seed, tail rate, tails and mishaps."""
         mujoco.mj_setState(self._model, self._data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._state = snapshot.state
         for item in self._state.on_line:
@@ -214,6 +239,46 @@ class Plant:
         for body in set(range(scene.CARTONS)) - {item.body for item in self._state.on_line}:
             self._bodies[body] = (float(body), 0.0, -5.0, 1.0, 0.0, 0.0, 0.0, 0.0)
             self._velocities[body] = 0.0
+
+    def _befall(self) -> None:
+        """Lets mishaps happen, and holds back the cartons that stick."""
+        on_line = self._state.on_line
+        for place, item in enumerate(on_line):
+            mishap = self._mishaps.get(item.carton.number)
+            if mishap and item.carton.tail is None and self._bodies[item.body, 0] >= mishap.x:
+                self._happen(place, mishap.kind)
+        for item, behind in pairwise(self._state.on_line):
+            gap = self._bodies[item.body, 0] - self._bodies[behind.body, 0]
+            if self.time < item.sticks_until and gap > item.carton.pitch:
+                self._velocities[item.body, 0] = 0.0
+
+    def _happen(self, place: int, kind: Tail) -> None:
+        """A mishap of this kind befalls the carton at `place` of those on the line."""
+        state, item = self._state, self._state.on_line[place]
+        carton = cartons.draw(state.seed, item.carton.number, 0.0, kind)
+        body = self._bodies[item.body]
+        match kind:
+            case "lid":
+                body[7] = carton.lid
+                self._lid_damping[item.body] = scene.LID_DAMPING * carton.lid_damping
+            case "skew":
+                body[1], body[3:7] = carton.y, (np.cos(carton.yaw / 2), 0.0, 0.0, np.sin(carton.yaw / 2))
+            case "double":
+                item = item._replace(sticks_until=self.time + STICKS_SECONDS)
+            case "slip":
+                slip = cartons.draw_slip(state.seed, item.carton.number)
+                state = replace(state, slip=slip, slip_until=self.time + slip.seconds)
+        on_line = (*state.on_line[:place], item._replace(carton=carton), *state.on_line[place + 1 :])
+        onsets = (*state.events.onsets, Onset(carton.number, kind, self.time))
+        self._state = replace(state, on_line=on_line, events=state.events._replace(onsets=onsets))
+
+    def _speeds(self) -> list[float]:
+        """Of the belts' surfaces."""
+        state = self._state
+        speeds = [belt.speed_at(state.feeder_speed) for belt in scene.BELTS]
+        if state.slip and self.time < state.slip_until:
+            speeds[scene.SLIPPING] *= state.slip.grip
+        return speeds
 
     def _take_out(self) -> None:
         stay = tuple(item for item in self._state.on_line if self._bodies[item.body, 0] < scene.EXIT_X)

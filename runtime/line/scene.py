@@ -39,6 +39,7 @@ BELTS: Final = (
     Belt(-0.03, 0.45, 0.46, 0.95, 0.05),
     Belt(0.45, 1.05, 0.60, 0.0, 0.0),
 )
+SLIPPING: Final = 1  # the belt that may slip
 BELT_HALF_WIDTH: Final = 0.15
 FENCE_Y: Final = 0.064
 RAIL_HEIGHT: Final = 0.030
