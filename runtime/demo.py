@@ -9,12 +9,11 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
@@ -23,18 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from runtime import story
-from runtime.alarm import AlarmSettings
-from runtime.line import server
+from runtime import arms, story
+from runtime.arms import NUMBERS, Outcome, Trouble, assess, begin, film, flinch, frames, rounded
 from runtime.line.cartons import TAILS, Tail
-from runtime.line.line import SPEC, Line, LineFrame, Snapshot
-from runtime.line.plant import Events
-from runtime.line.plant import Snapshot as PlantSnapshot
+from runtime.line.line import SPEC
 from runtime.loop import Loop
-from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode
-from runtime.settings import ActSettings
-from runtime.story import Reel, Shot, Take
+from runtime.story import Reel, Take
 from wm import bundle
 from wm.bundle import Bundle
 from wm.errors import InputError
@@ -44,92 +38,10 @@ BUNDLE: Final = Path(__file__).parent / "line" / "bundle"
 DEMO_SEEDS: Final = (4, 5, 11)  # of 1 to 11, the first of each kind that jams without Flinch
 DEMO_OUT: Final = Path("runs/demo")
 
-RUN_IN_S: Final = 60.0  # unwatched: the line fills, and so does the minute that its rate of cartons looks back on
-WARM_UP_S: Final = 6.0  # watched, before the snapshot; the monitor's longest horizon is 3 s
-ARM_S: Final = 26.0
-NUMBERS: Final = range(78, 81)  # of the tail carton: it comes into view 2 to 5 s after the snapshot
 DRAW: Final = 0xDE30  # keeps the demo's random stream apart from the plant's
-
-FORESIGHT_S: Final = 8.0  # an alarm that no jam follows within this time is a false one
-DEADLINE_S: Final = 5.0  # of the PLC client: in lock-step a slow machine must not change the run
 MOST_REELS: Final = 4
 PACKAGES: Final = ("jax", "numpy", "mujoco-core", "pymodbus")
 WORDS: Final[dict[Tail, str]] = {"lid": "lid open", "skew": "askew", "double": "too close", "slip": "belt slips"}
-
-
-class Start(NamedTuple):
-    """What both arms start from: the line, the frames that the monitor has watched, and the snapshot after them."""
-
-    seed: int
-    tails: dict[int, Tail]
-    warm_up: list[tuple[LineFrame, PlantSnapshot]]
-    snapshot: Snapshot
-
-
-class Arm(NamedTuple):
-    """One arm from the warm-up on, and what the oracle saw in it."""
-
-    shots: tuple[Shot, ...]
-    events: Events
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What happened in one run. Times are seconds of the line's clock; None stands for never.
-
-    Attributes:
-      kind, carton: tail and number of the one carton that was drawn from a tail.
-      onset_s, left_s: when it came into view and when it left the line, without Flinch.
-      alarms_without_s, alarms_with_s: every time the alarm came, warm-up included.
-      write_s: when the PLC first had a request in force, with Flinch.
-      block_without_s, block_with_s: when the jam began, as the oracle dates it.
-      cartons_per_minute_without, cartons_per_minute_with: over the arm.
-    """
-
-    seed: int
-    kind: Tail
-    carton: int
-    onset_s: float | None
-    left_s: float | None
-    alarms_without_s: tuple[float, ...]
-    alarms_with_s: tuple[float, ...]
-    write_s: float | None
-    block_without_s: float | None
-    block_with_s: float | None
-    cartons_per_minute_without: float
-    cartons_per_minute_with: float
-
-    @property
-    def alarm_s(self) -> float | None:
-        """The first alarm after the onset, without Flinch."""
-        return next((t for t in self.alarms_without_s if self.onset_s is not None and t >= self.onset_s), None)
-
-    @property
-    def lead_s(self) -> float | None:
-        """From the alarm to the jam that would have been: the first alarm from the onset on that is neither too late
-        nor so early that it cannot have meant this jam."""
-        if self.block_without_s is None or self.onset_s is None:
-            return None
-        first = max(self.onset_s, self.block_without_s - FORESIGHT_S)
-        return next(
-            (self.block_without_s - t for t in self.alarms_without_s if first <= t < self.block_without_s), None
-        )
-
-    @property
-    def false_alarms_s(self) -> tuple[float, ...]:
-        """Alarms that no jam followed in time. What is raised on a line that has jammed already is none of them."""
-        meant = float("inf")
-        if self.block_without_s is not None and self.onset_s is not None:
-            meant = max(self.onset_s, self.block_without_s - FORESIGHT_S)
-        return tuple(t for t in self.alarms_without_s if t < meant)
-
-    @property
-    def false_alarms_on_precursors_s(self) -> tuple[float, ...]:
-        """Those of them that came while the tail carton was on the line and in view."""
-        if self.onset_s is None:
-            return ()
-        left = float("inf") if self.left_s is None else self.left_s
-        return tuple(t for t in self.false_alarms_s if self.onset_s <= t <= left)
 
 
 def run(seeds: Sequence[int], out: Path) -> int:
@@ -148,8 +60,8 @@ def run(seeds: Sequence[int], out: Path) -> int:
     outcomes: list[Outcome] = []
     reels: dict[int, Reel] = {}
     with _progress(console) as progress:
-        task = progress.add_task("compiling the model", total=len(seeds) * _frames(WARM_UP_S + 2 * ARM_S))
-        Loop(model, _alarm(model), Mode.SHADOW).warm_up()
+        task = progress.add_task("compiling the model", total=len(seeds) * frames(arms.WARM_UP_S + 2 * arms.ARM_S))
+        Loop(model, arms.alarm_settings(model), Mode.SHADOW).warm_up()
         for index, seed in enumerate(seeds):
 
             def scene(name: str, seed: int = seed) -> Callable[[], None]:
@@ -176,109 +88,21 @@ def run(seeds: Sequence[int], out: Path) -> int:
     return 0
 
 
-# One run
-
-
-def trouble(seed: int) -> tuple[int, Tail]:
-    """Number and kind of the run's tail carton: a pure function of the seed."""
+def trouble(seed: int) -> Trouble:
+    """The run's carton in trouble, released in a tail: a pure function of the seed."""
     rng = np.random.default_rng([seed, DRAW])
-    return int(rng.choice(NUMBERS)), TAILS[int(rng.integers(len(TAILS)))]
+    return Trouble(int(rng.choice(NUMBERS)), TAILS[int(rng.integers(len(TAILS)))])
 
 
 def perform(model: Bundle, seed: int, scene: Callable[[str], Callable[[], None]]) -> tuple[Outcome, Reel]:
     """Both arms of a seed's run. `scene` is given the name of what begins; what it returns is called every frame."""
-    number, kind = trouble(seed)
-    tails = {number: kind}
-    with Line(seed, tail_rate=0.0, tails=tails) as line:
-        tick = scene("the line fills")
-        while line.time < RUN_IN_S:
-            line.scan()
-        warm_up = []
-        for _ in range(_frames(WARM_UP_S)):
-            warm_up.append((line.step(), line.plant.snapshot()))
-            tick()
-        start = Start(seed, tails, warm_up, line.snapshot())
-        plant = line.plant
-    without = _film(model, start, Mode.SHADOW, scene("without Flinch"))
-    acted = _film(model, start, Mode.ACT, scene("with Flinch"))
-    outcome = assess(seed, number, kind, without, acted)
+    start = begin(seed, trouble(seed), scene("the line fills"))
+    without = film(start, flinch(model, Mode.SHADOW, shown=True), scene("without Flinch"))
+    acted = film(start, flinch(model, Mode.ACT, shown=True), scene("with Flinch"))
+    outcome = assess(start, without, acted)
     takes = Take(without.shots, outcome.block_without_s), Take(acted.shots, outcome.block_with_s)
-    zero = warm_up[-1][0].time if outcome.onset_s is None else outcome.onset_s
-    return outcome, Reel(seed, kind, zero, *takes, plant)
-
-
-def _film(model: Bundle, start: Start, mode: Mode, tick: Callable[[], None]) -> Arm:
-    """One arm: a PLC process in lock-step, the loop warmed by the frames before the snapshot, and frame by frame on."""
-    with (
-        server.running(lockstep=True, state=start.snapshot.plc) as plc,
-        Line(start.seed, tail_rate=0.0, tails=start.tails, plc=plc.address) as line,
-        closing(PlcClient(plc.address, line.registers, deadline_s=DEADLINE_S)) as client,
-    ):
-        line.restore(start.snapshot)
-        loop = Loop(model, _alarm(model), mode)
-        shots = [_shot(loop, model, frame, plant) for frame, plant in start.warm_up]
-        for _ in range(_frames(ARM_S)):
-            shots.append(_shot(loop, model, line.step(), line.plant.snapshot()))
-            answer = client.exchange(shots[-1].tick.command)
-            if isinstance(answer, Fault):
-                raise ConnectionError(answer.reason)
-            tick()
-        return Arm(tuple(shots), line.events)
-
-
-def _shot(loop: Loop, model: Bundle, frame: LineFrame, plant: PlantSnapshot) -> Shot:
-    tick = loop.tick(frame.image, frame.sensors, frame.action, frame.time)
-    ahead = loop.look_ahead(frame.action)
-    assert tick.surprise is not None and ahead is not None, tick.fault
-    return Shot(frame, tick, tick.surprise, ahead[model.monitor.shown], plant)
-
-
-def _alarm(model: Bundle) -> AlarmSettings:
-    return AlarmSettings.of(model.alarm, ActSettings(), SPEC.rate_hz)
-
-
-def _frames(seconds: float) -> int:
-    return round(seconds * SPEC.rate_hz)
-
-
-def assess(seed: int, number: int, kind: Tail, without: Arm, acted: Arm) -> Outcome:
-    """What happened, from what both arms recorded."""
-    onset = next((onset.time for onset in without.events.onsets), None)
-    on_line = [any(item.carton.number == number for item in shot.plant.state.on_line) for shot in without.shots]
-    came = on_line.index(True) if any(on_line) else len(on_line)
-    left = on_line.index(False, came) if False in on_line[came:] else None
-    alarms, alarms_with = _alarms(without), _alarms(acted)
-    return Outcome(
-        seed=seed,
-        kind=kind,
-        carton=number,
-        onset_s=_rounded(onset),
-        left_s=None if left is None else _rounded(without.shots[left].frame.time),
-        alarms_without_s=alarms,
-        alarms_with_s=alarms_with,
-        write_s=next((_rounded(shot.frame.time) for shot in acted.shots if shot.frame.status.in_force), None),
-        block_without_s=next((_rounded(block.time) for block in without.events.blocks), None),
-        block_with_s=next((_rounded(block.time) for block in acted.events.blocks), None),
-        cartons_per_minute_without=_cartons_per_minute(without),
-        cartons_per_minute_with=_cartons_per_minute(acted),
-    )
-
-
-def _alarms(arm: Arm) -> tuple[float, ...]:
-    """When the alarm came on."""
-    on = [False, *(shot.tick.alarm.on for shot in arm.shots)]
-    times = (shot.frame.time for shot in arm.shots)
-    return tuple(round(time, 3) for time, before, now in zip(times, on, on[1:], strict=False) if now and not before)
-
-
-def _cartons_per_minute(arm: Arm) -> float:
-    """Cartons that left the line after the snapshot, per minute of the arm."""
-    out = arm.shots[-1].plant.state.cartons_out - arm.shots[-_frames(ARM_S) - 1].plant.state.cartons_out
-    return out * 60.0 / ARM_S
-
-
-def _rounded(time: float | None) -> float | None:
-    return None if time is None else round(time, 3)
+    zero = start.warm_up[-1][0].time if outcome.onset_s is None else outcome.onset_s
+    return outcome, Reel(seed, outcome.kind, zero, *takes, start.plant)
 
 
 # What came of them
@@ -291,13 +115,13 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "seeds": [outcome.seed for outcome in outcomes],
         "jams_without": len(jams),
         "jams_with": sum(outcome.block_with_s is not None for outcome in outcomes),
-        "lead_times_s": [_rounded(outcome.lead_s) for outcome in jams],
+        "lead_times_s": [rounded(outcome.lead_s) for outcome in jams],
         "false_alarms": sum(len(outcome.false_alarms_s) for outcome in outcomes),
         "false_alarms_on_precursors": sum(len(outcome.false_alarms_on_precursors_s) for outcome in outcomes),
         "cartons_per_minute_without": round(fmean(outcome.cartons_per_minute_without for outcome in outcomes), 2),
         "cartons_per_minute_with": round(fmean(outcome.cartons_per_minute_with for outcome in outcomes), 2),
         "runs": [
-            {**asdict(outcome), "alarm_s": outcome.alarm_s, "lead_s": _rounded(outcome.lead_s)} for outcome in outcomes
+            {**asdict(outcome), "alarm_s": outcome.alarm_s, "lead_s": rounded(outcome.lead_s)} for outcome in outcomes
         ],
     }
 

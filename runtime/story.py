@@ -10,16 +10,13 @@ from typing import Final, NamedTuple
 
 import av
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from runtime.arms import Shot
 from runtime.line.cartons import Tail
-from runtime.line.line import TAGS, LineFrame
+from runtime.line.line import TAGS
 from runtime.line.plant import BLOCK_SECONDS, Plant
-from runtime.line.plant import Snapshot as PlantSnapshot
-from runtime.loop import Tick
-from wm.surprise import Surprise
 
 Picture = Image.Image
 Colour = tuple[int, int, int]
@@ -47,18 +44,6 @@ TROUBLE: Final[dict[Tail, tuple[str, str]]] = {
     "double": ("Two cartons come too close", "One carton follows too closely. The gate may come down on it."),
     "slip": ("A belt slips", "The belt to the transfer loses its grip. Cartons run up on each other."),
 }
-
-
-class Shot(NamedTuple):
-    """One frame of an arm: what the line showed, what the loop made of it, the picture to come, and the plant to take a
-    picture of.
-    """
-
-    frame: LineFrame
-    tick: Tick
-    surprise: Surprise
-    forecast: Array
-    plant: PlantSnapshot
 
 
 class Take(NamedTuple):

@@ -12,8 +12,8 @@ import av
 import pytest
 from PIL import Image
 
-from runtime import demo, story
-from runtime.demo import Outcome
+from runtime import arms, demo, story
+from runtime.arms import Outcome
 from runtime.line import server
 from wm import bundle
 from wm.errors import InputError
@@ -71,7 +71,7 @@ def test_the_summary_adds_up():
 def test_trouble_is_a_pure_function_of_the_seed_and_of_every_kind():
     troubles = [demo.trouble(seed) for seed in range(60)]
     assert troubles == [demo.trouble(seed) for seed in range(60)]
-    assert {kind for _, kind in troubles} == {"lid", "skew", "double"}
+    assert {trouble.kind for trouble in troubles} == {"lid", "skew", "double"}
 
 
 def test_the_story_shows_the_runs_that_jam_and_each_kind_before_a_second_of_it():
@@ -85,7 +85,7 @@ def test_the_story_shows_the_runs_that_jam_and_each_kind_before_a_second_of_it()
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a few seconds, before the tail carton has come into view."""
     for name, seconds in (("RUN_IN_S", 1.0), ("WARM_UP_S", 0.4), ("ARM_S", 1.0)):
-        monkeypatch.setattr(demo, name, seconds)
+        monkeypatch.setattr(arms, name, seconds)
     monkeypatch.setattr(story, "TITLE_S", 0.1)
     monkeypatch.setattr(story, "CLOSING_S", 0.2)
 

@@ -1,0 +1,130 @@
+"""Cheap detectors, which the world model has to beat at the same false-alarm rate: what else could watch the line.
+
+Each is fitted on normal footage and then tells one causal score a frame; higher is stranger. Their thresholds come from
+the same promise, the same footage and the same on-delay as the world model's (`wm.calibrate`).
+"""
+
+from itertools import pairwise
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import NearestNeighbors
+
+from wm.calibrate import held, interval
+from wm.data.footage import Episode, Footage
+
+ZONES = 8
+FITTED_FRAMES = 8000
+COMPONENTS = 32
+NEIGHBOURS = 5
+Scores = NDArray[np.float64]
+Frames = NDArray[np.uint8]
+
+
+class Detector(Protocol):
+    """What is told of consecutive frames `[T]`: a score for each but the first, `[T - 1]`."""
+
+    def __call__(self, episode: Episode) -> Scores: ...
+
+
+def fitted(footage: Footage) -> dict[str, Detector]:
+    """All of them, fitted on the training split of footage with a camera and the tag `blocked_s`."""
+    pictures = footage.sample("train", FITTED_FRAMES)
+    flows = _pairs(footage)
+    mean, spread = flows.mean(axis=0), flows.std(axis=0) + 1e-3
+    pca = PCA(COMPONENTS, random_state=0).fit(_grey(pictures).reshape(len(pictures), -1))
+    neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit((flows - mean) / spread)
+    forest = IsolationForest(random_state=0).fit(flows)
+    blocked = footage.spec.tags.index("blocked_s")
+
+    def zoned_flow(episode: Episode) -> Scores:
+        return (np.abs(_flows(episode) - mean) / spread).max(axis=1)
+
+    def reconstruction(episode: Episode) -> Scores:
+        grey = _grey(_pictures(episode)[1:])
+        back = pca.inverse_transform(pca.transform(grey.reshape(len(grey), -1))).reshape(grey.shape)
+        return _zones(np.square(grey - back)).max(axis=1)
+
+    def nearest(episode: Episode) -> Scores:
+        return neighbours.kneighbors((_flows(episode) - mean) / spread)[0].mean(axis=1)
+
+    def isolation(episode: Episode) -> Scores:
+        return -forest.score_samples(_flows(episode))
+
+    def photo_eye(episode: Episode) -> Scores:
+        return episode.sensors[1:, blocked].astype(np.float64)
+
+    return {
+        "frame difference": frame_difference,
+        "zoned optical flow": zoned_flow,
+        "PCA reconstruction": reconstruction,
+        "nearest neighbours of flow": nearest,
+        "isolation forest of flow": isolation,
+        "photo-eye blocked timer": photo_eye,
+    }
+
+
+def frame_difference(episode: Episode) -> Scores:
+    """The zone that changed most since the frame before."""
+    return _zones(np.abs(np.diff(_grey(_pictures(episode)), axis=0))).max(axis=1)
+
+
+def scores(detector: Detector, footage: Footage, split: str, number: int, chunk: int = 500) -> Scores:
+    """Of one recorded episode `[T]`; the first frame, before which there is none, has the score of the second."""
+    length = footage.lengths(split)[number]
+    parts = []
+    for first in range(0, length - 1, chunk):
+        parts.append(detector(footage.read(split, number, first, min(chunk + 1, length - first))))
+    told = np.concatenate(parts)
+    return np.concatenate([told[:1], told])
+
+
+def threshold(normal: list[Scores], *, chance: float, block: int, on_frames: int) -> float:
+    """The score that a block of normal footage passes with probability `chance`, at the upper end of its interval, by
+    the rule of `wm.calibrate`.
+
+    Args:
+      normal: scores `[T]` of every episode. block: its frames. on_frames: of the alarm's on-delay.
+    """
+    whole = [held(episode, on_frames)[: len(episode) // block * block].reshape(-1, block) for episode in normal]
+    return interval(np.concatenate(whole).max(axis=1), chance)[1]
+
+
+def _pairs(footage: Footage) -> NDArray[np.float64]:
+    """Flow of the zones `[n, Z]` between pairs of frames from all over the training split."""
+    lengths = footage.lengths("train")
+    places = [(number, start) for number, length in enumerate(lengths) for start in range(0, length - 1, 32)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, FITTED_FRAMES).round().astype(int))
+    return np.concatenate([_flows(footage.read("train", *places[place], 2)) for place in chosen])
+
+
+def _flows(episode: Episode) -> NDArray[np.float64]:
+    """Mean flow of every zone down and along the picture, `[T - 1, 2 Z]`, pixels a frame: dense inverse search (Kroeger
+    et al., Fast Optical Flow using Dense Inverse Search, 2016).
+    """
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    grey = np.round(255 * _grey(_pictures(episode))).astype(np.uint8)
+    moved = np.stack([flow.calc(before, now, None) for before, now in pairwise(grey)])
+    return np.concatenate([_zones(moved[..., 0]), _zones(moved[..., 1])], axis=1)
+
+
+def _zones(pictures: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Means over a grid of zones: `[T, H, W]` to `[T, Z]`."""
+    count, height, width = pictures.shape
+    rows, columns = height // ZONES, width // ZONES
+    parts = pictures[:, : rows * ZONES, : columns * ZONES].reshape(count, ZONES, rows, ZONES, columns)
+    return parts.mean(axis=(2, 4), dtype=np.float64).reshape(count, -1)
+
+
+def _grey(frames: Frames) -> NDArray[np.float32]:
+    """`[T, H, W, C]` to `[T, H, W]` in 0..1."""
+    return frames.mean(axis=-1, dtype=np.float32) / 255
+
+
+def _pictures(episode: Episode) -> Frames:
+    assert episode.frames is not None
+    return episode.frames
