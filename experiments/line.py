@@ -1,0 +1,371 @@
+"""The alarm on the simulated line, at scale: false alarms over held-out shifts, and jams of every kind in closed loop.
+
+Trouble is forced on one carton of a run; that it jams is found with the physics alone, before anything watches. From
+one snapshot the run then goes on three times through the PLC process: with Flinch in shadow, with Flinch in act, and
+with an oracle that knows of the trouble as soon as it can be seen; a fourth run, without the trouble, tells what the
+line could have made. Cheap detectors see the same pictures and keep the same promise.
+"""
+
+import json
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import chi2
+
+from experiments import detectors, runfolder
+from experiments.cli import DIE_AT_ONCE, main, progress
+from runtime import arms
+from runtime.arms import NUMBERS, Arm, Trouble, assess, begin, film, flinch, lead, oracle
+from runtime.line.cartons import TAILS, Tail
+from runtime.line.line import SPEC, Line
+from runtime.registers import Mode
+from wm import alarm, bundle, calibrate
+from wm.bundle import Bundle
+from wm.data.footage import Episode, Footage
+from wm.errors import InputError
+
+SHIFT_HOURS: Final = 8.0
+JAMS_A_SHIFT: Final = 4
+EARLY_S: Final = 1.0
+WHERE: Final = (-0.45, -0.05)  # metres along the line, in view and before the transfer
+KINDS: Final[tuple[Tail, ...]] = (*TAILS, "slip")
+FLINCH: Final = "Flinch"
+Place = Literal["entry", "view"]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.line."""
+
+    training: Path
+    """Footage that the bundle was trained on; cheap detectors are fitted on it."""
+    calibration: Path
+    """Footage that the bundle was calibrated on; cheap detectors get their thresholds from it."""
+    shifts: Path
+    """Normal footage that nothing has seen."""
+    out: Path
+    """Folder of the run. Start again with the same flags and it goes on where it stopped."""
+    bundle: Path = Path("runtime/line/bundle")
+    """Calibrated bundle of the line."""
+    jams: int = 20
+    """Jams of every kind of trouble that is there when a carton comes into view."""
+    late: int = 10
+    """Jams of every kind of trouble that befalls a carton in mid-view; of slipping belts, which always do, as many as
+    --jams."""
+    seed: int = 500_000
+    """Seed of the first run."""
+    jobs: int = 2
+    """Processes that run the line at the same time."""
+    report: Path | None = None
+    """Folder for line.json, beside other reports."""
+
+
+class Run(NamedTuple):
+    """A run that jams without anybody watching."""
+
+    place: Place
+    trouble: Trouble
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.place}-{self.trouble.kind}-{self.seed}"
+
+
+def run(flags: Flags) -> None:
+    """Measures the alarm on shifts without trouble and on runs that jam; writes metrics.json."""
+    if min(flags.jams, flags.late, flags.jobs) < 1:
+        raise InputError("--jams, --late and --jobs must be at least 1.")
+    model = bundle.load(flags.bundle)
+    if model.calibration is None or model.spec != SPEC:
+        raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")
+    sets = {name: Footage.open(getattr(flags, name)) for name in ("training", "calibration", "shifts")}
+    _check(model, sets)
+    folder = runfolder.start(flags.out, flags, **{name: footage.fingerprint for name, footage in sets.items()})
+    console = Console(stderr=True)
+
+    cheap = detectors.fitted(sets["training"])
+    thresholds = _kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
+    shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
+    runs = [
+        Run(place, Trouble(*trouble), seed)
+        for place, trouble, seed in _kept(folder / "runs.json", partial(_find, flags))
+    ]
+    _perform(folder, flags, runs)
+    rows = []
+    for each in runs:
+        row = json.loads((folder / "jams" / f"{each.name}.json").read_bytes())
+        rows.append(row | {"leads_s": _leads(cheap, thresholds, model, folder / "jams" / f"{each.name}.npz", row)})
+    metrics = {
+        **_summary(rows, shifts),
+        "thresholds": thresholds,
+        "runs": rows,
+        "provenance": runfolder.provenance(flags),
+    }
+    runfolder.finish(folder, metrics, flags.report and flags.report / "line.json")
+    console.print(_table(metrics), f"wrote {folder}", sep="\n")
+
+
+def _check(model: Bundle, sets: dict[str, Footage]) -> None:
+    """Raises InputError where footage is not what the flag says."""
+    learnt = {"training": model.recipe["footage"], "calibration": model.recipe["calibrate"]}
+    for name, footage in sets.items():
+        calibrate.check(model, footage)
+        known = footage.fingerprint in {entry["fingerprint"] for entry in learnt.values()}
+        if name == "shifts" and known:
+            raise InputError(f"{footage.path} is known to the bundle; give --shifts footage that nothing has seen.")
+        if name in learnt and footage.fingerprint != learnt[name]["fingerprint"]:
+            raise InputError(f"{footage.path} is not the footage of the bundle's {name}; give that to --{name}.")
+
+
+def _kept(path: Path, find: Callable[[], Any]) -> Any:
+    """What was found, from the file where an earlier start has written it."""
+    if not path.exists():
+        runfolder.write_json(path, find())
+    return json.loads(path.read_bytes())
+
+
+# Shifts
+
+
+def _thresholds(model: Bundle, cheap: dict[str, detectors.Detector], footage: Footage) -> dict[str, float]:
+    """Thresholds of the cheap detectors for the promise that the bundle keeps."""
+    rate_hz = footage.spec.rate_hz
+    chance = model.recipe["calibrate"]["promise"]["false_alarms_per_hour"] * calibrate.BLOCK_S / 3600
+    rule = {"chance": chance, "block": round(calibrate.BLOCK_S * rate_hz), "on_frames": model.alarm.on_delay(rate_hz)}
+    found: dict[str, list[detectors.Scores]] = {name: [] for name in cheap}
+    numbers = range(len(footage.lengths("train")))
+    with progress() as bar:
+        for number in bar.track(numbers, task_id=bar.add_task("calibrate cheap detectors", unit="episodes")):
+            for name, detector in cheap.items():
+                found[name].append(detectors.scores(detector, footage, "train", number))
+    return {name: detectors.threshold(normal, **rule) for name, normal in found.items()}
+
+
+def _shifts(
+    folder: Path, model: Bundle, cheap: dict[str, detectors.Detector], thresholds: dict[str, float], footage: Footage
+) -> dict[str, Any]:
+    """Hours without trouble that were watched, and how many alarms each watcher raised."""
+    numbers = range(len(footage.lengths("train")))
+    raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
+
+    def episode(number: int) -> dict[str, int]:
+        found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None)[0]))}
+        for name, detector in cheap.items():
+            found[name] = len(raised(detectors.scores(detector, footage, "train", number) / thresholds[name]))
+        return found
+
+    (folder / "shifts").mkdir(exist_ok=True)
+    with progress() as bar:
+        told = [
+            _kept(folder / "shifts" / f"{number}.json", partial(episode, number))
+            for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
+        ]
+    hours = footage.frames("train") / footage.spec.rate_hz / 3600
+    return {"hours": hours, "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *cheap)}}
+
+
+def rate(alarms: int, hours: float) -> dict[str, float]:
+    """Alarms a shift, with their exact 90 % interval (Garwood 1936)."""
+    shifts = hours / SHIFT_HOURS
+    low = chi2.ppf(0.05, 2 * alarms) / 2 if alarms else 0.0
+    return {
+        "false_alarms_per_shift": alarms / shifts,
+        "low": float(low) / shifts,
+        "high": float(chi2.ppf(0.95, 2 * alarms + 2)) / 2 / shifts,
+    }
+
+
+# Jams
+
+
+def _find(flags: Flags) -> list[Run]:
+    """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
+    wanted: list[tuple[Place, Tail, int]] = [("entry", kind, flags.jams) for kind in TAILS]
+    wanted += [("view", kind, flags.jams if kind == "slip" else flags.late) for kind in KINDS]
+    found: list[Run] = []
+    with _pool(flags.jobs) as pool, progress() as bar:
+        task = bar.add_task("find jams", total=sum(number for _, _, number in wanted), unit="jams")
+        for group, (place, kind, number) in enumerate(wanted):
+            first = flags.seed + 10_000 * group
+            jams: list[Run] = []
+            for start in count(first, 2 * flags.jobs):
+                tried = [_draw(place, kind, seed) for seed in range(start, start + 2 * flags.jobs)]
+                fresh = [each for each, jam in zip(tried, pool.map(_jams, tried), strict=True) if jam]
+                bar.advance(task, min(len(fresh), number - len(jams)))
+                jams += fresh
+                if len(jams) >= number:
+                    break
+            found += jams[:number]
+    return found
+
+
+def _draw(place: Place, kind: Tail, seed: int) -> Run:
+    """The trouble of a run: a pure function of the seed."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    number, x = int(rng.choice(NUMBERS)), float(rng.uniform(*WHERE))
+    return Run(place, Trouble(number, kind, x if place == "view" else None), seed)
+
+
+def _jams(each: Run) -> bool:
+    """Whether a run jams while nobody watches, within an arm."""
+    return bool(_unwatched(each.seed, each.trouble.tails, each.trouble.mishaps).events.blocks)
+
+
+def _unwatched(seed: int, tails: Any, mishaps: Any) -> Any:
+    """The plant at the end of an arm, at full speed, without a picture taken."""
+    with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps) as line:
+        while line.time < arms.RUN_IN_S + arms.WARM_UP_S + arms.ARM_S:
+            line.scan()
+        return line.plant
+
+
+def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
+    """All arms of the runs that have not been made yet, each written when it is done."""
+    (folder / "jams").mkdir(exist_ok=True)
+    missing = [each for each in runs if not (folder / "jams" / f"{each.name}.json").exists()]
+    with _pool(flags.jobs) as pool, progress() as bar:
+        task = bar.add_task("jams", total=len(runs), completed=len(runs) - len(missing), unit="runs")
+        for _ in pool.map(partial(_arms, flags.bundle, folder / "jams"), missing):
+            bar.advance(task)
+
+
+@cache
+def _model(path: Path) -> Bundle:
+    return bundle.load(path)
+
+
+def _arms(path: Path, folder: Path, each: Run) -> None:
+    """All arms of a run: pictures and tags of the first to NAME.npz for the cheap detectors, the rest to NAME.json."""
+    model, idle = _model(path), lambda: None
+    start = begin(each.seed, each.trouble, idle)
+    without = film(start, flinch(model, Mode.SHADOW), idle)
+    acted = film(start, flinch(model, Mode.ACT), idle)
+    known = film(start, oracle(model), idle)
+    outcome = assess(start, without, acted)
+    free = _unwatched(each.seed, {}, {}).snapshot().state.cartons_out - start.snapshot.plant.state.cartons_out
+    np.savez(
+        folder / f"{each.name}.npz",
+        frames=np.stack([shot.frame.image for shot in without.shots]),
+        sensors=np.stack([shot.frame.sensors for shot in without.shots]),
+        times=np.array([shot.frame.time for shot in without.shots]),
+    )
+    row = {
+        **asdict(outcome),
+        "place": each.place,
+        "x": each.trouble.x,
+        "lead_s": outcome.lead_s,
+        "block_oracle_s": arms.block(known),
+        "cartons_lost": free - _cartons(acted),
+        "cartons_lost_oracle": free - _cartons(known),
+        "cartons_lost_without": free - _cartons(without),
+    }
+    runfolder.write_json(folder / f"{each.name}.json", row)
+
+
+def _cartons(arm: Arm) -> int:
+    """Cartons that left the line after the snapshot."""
+    return round(arms.cartons_per_minute(arm) * arms.ARM_S / 60)
+
+
+def _leads(
+    cheap: dict[str, detectors.Detector], thresholds: dict[str, float], model: Bundle, path: Path, row: dict[str, Any]
+) -> dict[str, float | None]:
+    """How long before the jam each watcher alarmed, in the run without Flinch."""
+    with np.load(path) as kept:
+        times = kept["times"]
+        seen = Episode(kept["frames"], kept["sensors"], np.zeros((len(times), 1), np.float32), times, path.stem)
+    leads: dict[str, float | None] = {FLINCH: row["lead_s"]}
+    for name, detector in cheap.items():
+        scores = detector(seen) / thresholds[name]
+        raised = alarm.raised(model.alarm, SPEC.rate_hz, scores)
+        leads[name] = lead([float(times[1 + frame]) for frame in raised], row["onset_s"], row["block_without_s"])
+    return leads
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)
+
+
+# What came of them
+
+
+def _summary(rows: list[dict[str, Any]], shifts: dict[str, Any]) -> dict[str, Any]:
+    """The figures that the project is held to: of everything, of each kind, and of each cheap detector."""
+    hours = shifts["hours"]
+    lost = float(np.mean([row["cartons_lost"] for row in rows]))
+    alarms = rate(shifts["alarms"][FLINCH], hours)
+    made = _per_shift(rows)
+    told = {
+        **alarms,
+        "shifts": hours / SHIFT_HOURS,
+        **_seen(rows, FLINCH),
+        **_averted(rows),
+        "false_slow_downs_per_shift": alarms["false_alarms_per_shift"],
+        "cartons_lost_a_slow_down": lost,
+        "throughput_cost_share": (JAMS_A_SHIFT + alarms["false_alarms_per_shift"]) * lost / made,
+        "kinds": {name: {**_seen(part, FLINCH), **_averted(part)} for name, part in _groups(rows)},
+        "detectors": {},
+    }
+    for name, number in shifts["alarms"].items():
+        if name != FLINCH:
+            kinds = {group: _seen(part, name) for group, part in _groups(rows)}
+            told["detectors"][name] = {**rate(number, hours), **_seen(rows, name), "kinds": kinds}
+    return told
+
+
+def _groups(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Runs by kind and place."""
+    for name in dict.fromkeys((row["kind"], row["place"]) for row in rows):
+        yield " ".join(name), [row for row in rows if (row["kind"], row["place"]) == name]
+
+
+def _seen(rows: list[dict[str, Any]], watcher: str) -> dict[str, Any]:
+    """Jams, the share that was alarmed a second or more before, and the median lead of those that were seen coming."""
+    leads = [row["leads_s"][watcher] for row in rows]
+    seen = [found for found in leads if found is not None]
+    return {
+        "jams": len(rows),
+        "alarmed_share": len(seen) / len(rows),
+        "alarmed_1s_share": sum(found >= EARLY_S for found in seen) / len(rows),
+        "median_lead_s": float(np.median(seen)) if seen else None,
+    }
+
+
+def _averted(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Share of the jams that did not form with Flinch, and with the oracle."""
+    return {
+        "averted_share": sum(row["block_with_s"] is None for row in rows) / len(rows),
+        "averted_share_oracle": sum(row["block_oracle_s"] is None for row in rows) / len(rows),
+    }
+
+
+def _per_shift(rows: list[dict[str, Any]]) -> float:
+    """Cartons that the line makes in a shift without trouble."""
+    made = np.mean([row["cartons_per_minute_without"] * arms.ARM_S / 60 + row["cartons_lost_without"] for row in rows])
+    return float(made) / arms.ARM_S * 3600 * SHIFT_HOURS
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    table = Table(title=f"{metrics['jams']} jams, {metrics['shifts']:.1f} shifts")
+    for column in ("watcher", "false alarms a shift", "1 s before", "median lead", *metrics["kinds"]):
+        table.add_column(column)
+    for name, row in {FLINCH: metrics, **metrics["detectors"]}.items():
+        middle = "-" if row["median_lead_s"] is None else f"{row['median_lead_s']:.1f} s"
+        shares = (f"{part['alarmed_1s_share']:.0%}" for part in row["kinds"].values())
+        table.add_row(name, f"{row['false_alarms_per_shift']:.2f}", f"{row['alarmed_1s_share']:.0%}", middle, *shares)
+    return table
+
+
+if __name__ == "__main__":
+    main(run)
