@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import forecast, runfolder
-from experiments.cli import main
+from experiments.cli import huge_pages, main
 from wm import model, train
 from wm.bundle import Bundle
 from wm.config import ModelConfig, TrainConfig, to_json
@@ -237,4 +237,5 @@ def _table(rows: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
+    huge_pages()
     main(run)

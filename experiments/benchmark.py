@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import runfolder
-from experiments.cli import main, progress
+from experiments.cli import HUGE_PAGES, main, progress
 from experiments.timed import SOAK_REPORTS
 from wm import bundle
 from wm.errors import InputError
@@ -173,13 +173,13 @@ def _flinch(flags: Flags, here: list[int]) -> AbstractContextManager[Side]:
 
 @contextmanager
 def _side(command: list[Any], here: list[int], environment: dict[str, str]) -> Iterator[Side]:
-    """A process that is bound to these cores from its start."""
+    """A process that is bound to these cores from its start, with its memory in huge pages as in training."""
     process = subprocess.Popen(
         ["taskset", "--cpu-list", ",".join(map(str, here)), *map(str, command)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | HUGE_PAGES | environment,
     )
     try:
         yield Side(process, " ".join(map(str, command[:3])))

@@ -9,7 +9,7 @@ from rich.console import Console
 from tensorboardX import SummaryWriter
 
 from experiments import plots, runfolder
-from experiments.cli import main
+from experiments.cli import huge_pages, main
 from wm import bundle, train
 from wm.config import ModelConfig, TrainConfig, to_json
 from wm.data.activity import followed
@@ -142,4 +142,5 @@ def _line(progress: train.Progress) -> str:
 
 
 if __name__ == "__main__":
+    huge_pages()
     main(run)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,3 +99,13 @@ def test_a_changed_file_makes_the_commit_dirty_for_what_starts_after_it(
     runfolder.commit.cache_clear()
     assert runfolder.commit().endswith("+dirty")
     runfolder.commit.cache_clear()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's tunables")
+def test_a_process_starts_again_once_to_have_huge_pages_and_keeps_its_arguments() -> None:
+    code = "import os, sys; from experiments.cli import huge_pages; print('start', flush=True); huge_pages(); "
+    code += "print(os.environ['GLIBC_TUNABLES'], *sys.argv[1:])"
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", code, "--steps", "3"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines() == ["start", "start", "glibc.malloc.hugetlb=1 --steps 3"]
