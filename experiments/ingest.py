@@ -1,4 +1,4 @@
-"""Video files and image folders in, footage out."""
+"""Video files, image folders or tag logs in, footage out."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,12 +6,17 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from experiments.cli import check_holdout, main, progress
 from experiments.runfolder import provenance
 from wm.config import FootageSpec
-from wm.data import video
+from wm.data import log, video
 from wm.data.footage import FootageWriter, training_lengths
 from wm.errors import InputError
+
+GAP_PERIODS = 20  # without a row of a log, after which a new episode begins
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,22 @@ class Flags:
     """Flags of experiments.ingest."""
 
     inputs: tuple[Path, ...]
-    """Video files and image folders of one camera, in the order of time; each begins a new episode."""
+    """Video files and image folders of one camera, or tag logs (.csv, .parquet) of one plant, in the order of time;
+    each begins a new episode."""
     out: Path
     """The folder of footage to make."""
-    size: tuple[int, int]
-    """Height and width in pixels that the model will see."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels that the model will see; for pictures."""
     rate_hz: float = 10.0
-    """Frames a second that the model will see; an image folder is taken to have this rate."""
+    """Frames a second that the model will see; an image folder and the rows of a log are taken to have this rate."""
+    tags: tuple[str, ...] = ()
+    """Columns of a log that are the plant's sensors."""
+    actions: tuple[str, ...] = ()
+    """Columns of a log that are what was done to the plant."""
+    time: str | None = None
+    """Column of a log with its time, timestamps or seconds; without it the first."""
+    delimiter: str = ","
+    """What stands between the columns of a CSV log."""
     crop: tuple[int, int, int, int] | None = None
     """Left, top, width and height, in pixels of the source, to cut out before scaling; without it the whole picture."""
     channels: Literal[1, 3] = 3
@@ -35,10 +49,24 @@ class Flags:
 
 
 def ingest(flags: Flags) -> None:
-    """Turns video files and image folders into footage."""
+    """Turns video files, image folders or tag logs into footage."""
     check_holdout(flags.holdout)
-    if flags.rate_hz <= 0 or min(flags.size) < 1:
-        raise InputError("--rate-hz and --size must be greater than 0")
+    if flags.rate_hz <= 0:
+        raise InputError("--rate-hz must be greater than 0")
+    logs = [path.suffix in log.SUFFIXES for path in flags.inputs]
+    if any(logs) and not all(logs):
+        raise InputError("--inputs are either pictures or logs; ingest them apart.")
+    if any(logs):
+        _ingest_logs(flags)
+    else:
+        _ingest_pictures(flags)
+
+
+def _ingest_pictures(flags: Flags) -> None:
+    if flags.size is None or min(flags.size) < 1:
+        raise InputError("pictures need --size HEIGHT WIDTH, both greater than 0.")
+    if flags.tags or flags.actions:
+        raise InputError("--tags and --actions are columns of logs; pictures have none.")
     spec = FootageSpec(rate_hz=flags.rate_hz, image=(*flags.size, flags.channels), crop=flags.crop)
     counts = [video.count(path, spec) for path in flags.inputs]
     metadata = {**provenance(flags), "sources": [str(path) for path in flags.inputs]}
@@ -48,6 +76,39 @@ def ingest(flags: Flags) -> None:
             frames = video.frames(path, spec)
             for split, part in (("train", islice(frames, training)), ("holdout", frames)):
                 write_runs(writer, split, str(path), part, lambda: bar.advance(task))
+
+
+def _ingest_logs(flags: Flags) -> None:
+    if not flags.tags:
+        raise InputError("a log needs --tags, the columns that are the plant's sensors.")
+    if flags.size or flags.crop:
+        raise InputError("--size and --crop are for pictures; a log has none.")
+    spec = FootageSpec(flags.rate_hz, None, flags.tags, flags.actions)
+    logs = [log.read(path, time=flags.time, delimiter=flags.delimiter) for path in flags.inputs]
+    columns = [(each.columns(flags.tags), each.columns(flags.actions)) for each in logs]
+    counts = [len(each.times) for each in logs]
+    metadata = {**provenance(flags), "sources": [str(path) for path in flags.inputs]}
+    with FootageWriter(flags.out, spec, metadata) as writer:
+        for path, each, values, training in zip(
+            flags.inputs, logs, columns, training_lengths(counts, flags.holdout), strict=True
+        ):
+            for split, rows in (("train", slice(training)), ("holdout", slice(training, None))):
+                write_log(writer, split, str(path), each.times[rows], *(part[rows] for part in values))
+
+
+def write_log(
+    writer: FootageWriter,
+    split: str,
+    source: str,
+    times: NDArray[np.float64],
+    tags: NDArray[np.float32],
+    actions: NDArray[np.float32],
+) -> None:
+    """Writes every unbroken run of rows as an episode of its own."""
+    for run in log.runs(times, GAP_PERIODS / writer.spec.rate_hz):
+        with writer.episode(split, source) as episode:
+            for tag, action, time in zip(tags[run], actions[run], log.rising(times[run]), strict=True):
+                episode.append(None, tag, action, float(time))
 
 
 def write_runs(

@@ -61,7 +61,10 @@ def test_footage_is_cut_at_a_gap_in_the_timestamps(tmp_path: Path, monkeypatch: 
     ("changed", "message"),
     [
         ({"holdout": 1.0}, "--holdout is a share"),
-        ({"rate_hz": 0.0}, "--rate-hz and --size must be greater than 0"),
+        ({"rate_hz": 0.0}, "--rate-hz must be greater than 0"),
+        ({"size": (0, 8)}, "--size HEIGHT WIDTH, both greater than 0"),
+        ({"size": None}, "pictures need --size"),
+        ({"tags": ("speed",)}, "pictures have none"),
         ({"crop": (0, 0, 100, 10)}, "does not lie inside the picture of 24x16 pixels"),
     ],
 )
