@@ -38,10 +38,10 @@ def main(run: Callable[[Any], object]) -> None:
 
 
 def huge_pages() -> None:
-    """Starts the process again with its memory in huge pages, where it has not got them. A training step maps its
-    scratch memory anew; in pages of 4 KiB that alone is a quarter of the step.
+    """Starts the process again with its memory in huge pages, unless somebody has set glibc's tunables already. A
+    training step maps its scratch memory anew, which costs much in pages of 4 KiB.
     """
-    if sys.platform == "linux" and not HUGE_PAGES.items() <= os.environ.items():
+    if sys.platform == "linux" and not HUGE_PAGES.keys() & os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | HUGE_PAGES)
 
 

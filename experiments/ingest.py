@@ -6,9 +6,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from experiments.cli import check_holdout, main, progress
 from experiments.runfolder import provenance
 from wm.config import FootageSpec
@@ -53,7 +50,7 @@ def ingest(flags: Flags) -> None:
     check_holdout(flags.holdout)
     if flags.rate_hz <= 0:
         raise InputError("--rate-hz must be greater than 0")
-    logs = [path.suffix in log.SUFFIXES for path in flags.inputs]
+    logs = [log.is_log(path) for path in flags.inputs]
     if any(logs) and not all(logs):
         raise InputError("--inputs are either pictures or logs; ingest them apart.")
     if any(logs):
@@ -84,31 +81,24 @@ def _ingest_logs(flags: Flags) -> None:
     if flags.size or flags.crop:
         raise InputError("--size and --crop are for pictures; a log has none.")
     spec = FootageSpec(flags.rate_hz, None, flags.tags, flags.actions)
-    logs = [log.read(path, time=flags.time, delimiter=flags.delimiter) for path in flags.inputs]
-    columns = [(each.columns(flags.tags), each.columns(flags.actions)) for each in logs]
+    columns = (*flags.tags, *flags.actions)
+    options = {"rate_hz": flags.rate_hz, "time": flags.time, "delimiter": flags.delimiter}
+    logs = [log.read(path, columns, **options) for path in flags.inputs]
     counts = [len(each.times) for each in logs]
     metadata = {**provenance(flags), "sources": [str(path) for path in flags.inputs]}
     with FootageWriter(flags.out, spec, metadata) as writer:
-        for path, each, values, training in zip(
-            flags.inputs, logs, columns, training_lengths(counts, flags.holdout), strict=True
-        ):
+        for path, each, training in zip(flags.inputs, logs, training_lengths(counts, flags.holdout), strict=True):
             for split, rows in (("train", slice(training)), ("holdout", slice(training, None))):
-                write_log(writer, split, str(path), each.times[rows], *(part[rows] for part in values))
+                write_log(writer, split, str(path), log.Log(each.times[rows], each.values[rows]))
 
 
-def write_log(
-    writer: FootageWriter,
-    split: str,
-    source: str,
-    times: NDArray[np.float64],
-    tags: NDArray[np.float32],
-    actions: NDArray[np.float32],
-) -> None:
-    """Writes every unbroken run of rows as an episode of its own."""
-    for run in log.runs(times, GAP_PERIODS / writer.spec.rate_hz):
+def write_log(writer: FootageWriter, split: str, source: str, rows: log.Log) -> None:
+    """Writes every unbroken run of rows as an episode of its own; columns are the spec's tags, then its actions."""
+    tags = len(writer.spec.tags)
+    for run in log.runs(rows.times, GAP_PERIODS / writer.spec.rate_hz):
         with writer.episode(split, source) as episode:
-            for tag, action, time in zip(tags[run], actions[run], log.rising(times[run]), strict=True):
-                episode.append(None, tag, action, float(time))
+            for values, time in zip(rows.values[run], log.rising(rows.times[run]), strict=True):
+                episode.append(None, values[:tags], values[tags:], float(time))
 
 
 def write_runs(

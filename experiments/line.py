@@ -6,6 +6,7 @@ with an oracle that knows of the trouble as soon as it can be seen; a fourth run
 line could have made. Cheap detectors see the same pictures and keep the same promise.
 """
 
+import hashlib
 import json
 import multiprocessing
 import signal
@@ -25,9 +26,10 @@ from scipy.stats import chi2
 from experiments import detectors, runfolder
 from experiments.cli import DIE_AT_ONCE, main, progress
 from runtime import arms
-from runtime.arms import NUMBERS, Arm, Trouble, assess, begin, film, flinch, lead, oracle
+from runtime.arms import NUMBERS, Trouble, assess, begin, film, flinch, lead, oracle
 from runtime.line.cartons import TAILS, Tail
 from runtime.line.line import SPEC, Line
+from runtime.line.plant import Plant
 from runtime.registers import Mode
 from wm import alarm, bundle, calibrate
 from wm.bundle import Bundle
@@ -91,7 +93,9 @@ def run(flags: Flags) -> None:
         raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")
     sets = {name: Footage.open(getattr(flags, name)) for name in ("training", "calibration", "shifts")}
     _check(model, sets)
-    folder = runfolder.start(flags.out, flags, **{name: footage.fingerprint for name, footage in sets.items()})
+    known = {f"{name}_fingerprint": footage.fingerprint for name, footage in sets.items()}
+    known["bundle_sha256"] = hashlib.sha256((flags.bundle / "checksums.json").read_bytes()).hexdigest()
+    folder = runfolder.start(flags.out, flags, **known)
     console = Console(stderr=True)
 
     cheap = detectors.fitted(sets["training"])
@@ -126,6 +130,16 @@ def _check(model: Bundle, sets: dict[str, Footage]) -> None:
             raise InputError(f"{footage.path} is known to the bundle; give --shifts footage that nothing has seen.")
         if name in learnt and footage.fingerprint != learnt[name]["fingerprint"]:
             raise InputError(f"{footage.path} is not the footage of the bundle's {name}; give that to --{name}.")
+        if not footage.frames("train"):
+            raise InputError(
+                f"{footage.path} has no split 'train', which is what is watched; record it with --holdout 0."
+            )
+    if sets["training"].fingerprint == sets["calibration"].fingerprint:
+        raise InputError(
+            "cheap detectors cannot be fitted and calibrated on the same footage; calibrate on another one."
+        )
+    if any(film["onsets"] or film["blocks"] for film in sets["shifts"].metadata["events"]):
+        raise InputError(f"there is trouble in {sets['shifts'].path}; record the --shifts with --tail-rate 0.")
 
 
 def _kept(path: Path, find: Callable[[], Any]) -> Any:
@@ -144,11 +158,12 @@ def _thresholds(model: Bundle, cheap: dict[str, detectors.Detector], footage: Fo
     chance = model.recipe["calibrate"]["promise"]["false_alarms_per_hour"] * calibrate.BLOCK_S / 3600
     rule = {"chance": chance, "block": round(calibrate.BLOCK_S * rate_hz), "on_frames": model.alarm.on_delay(rate_hz)}
     found: dict[str, list[detectors.Scores]] = {name: [] for name in cheap}
-    numbers = range(len(footage.lengths("train")))
+    warm = model.monitor.warm(rate_hz)
+    numbers = [number for number, length in enumerate(footage.lengths("train")) if length > warm]
     with progress() as bar:
         for number in bar.track(numbers, task_id=bar.add_task("calibrate cheap detectors", unit="episodes")):
             for name, detector in cheap.items():
-                found[name].append(detectors.scores(detector, footage, "train", number))
+                found[name].append(detectors.scores(detector, footage, "train", number)[warm:])
     return {name: detectors.threshold(normal, **rule) for name, normal in found.items()}
 
 
@@ -156,13 +171,15 @@ def _shifts(
     folder: Path, model: Bundle, cheap: dict[str, detectors.Detector], thresholds: dict[str, float], footage: Footage
 ) -> dict[str, Any]:
     """Hours without trouble that were watched, and how many alarms each watcher raised."""
-    numbers = range(len(footage.lengths("train")))
+    warm = model.monitor.warm(footage.spec.rate_hz)
+    numbers = [number for number, length in enumerate(footage.lengths("train")) if length > warm]
     raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
 
     def episode(number: int) -> dict[str, int]:
         found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None)[0]))}
         for name, detector in cheap.items():
-            found[name] = len(raised(detectors.scores(detector, footage, "train", number) / thresholds[name]))
+            scores = detectors.scores(detector, footage, "train", number)[warm:]
+            found[name] = len(raised(scores / thresholds[name]))
         return found
 
     (folder / "shifts").mkdir(exist_ok=True)
@@ -171,8 +188,10 @@ def _shifts(
             _kept(folder / "shifts" / f"{number}.json", partial(episode, number))
             for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
         ]
-    hours = footage.frames("train") / footage.spec.rate_hz / 3600
-    return {"hours": hours, "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *cheap)}}
+    return {
+        "hours": footage.hours("train"),
+        "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *cheap)},
+    }
 
 
 def rate(alarms: int, hours: float) -> dict[str, float]:
@@ -219,11 +238,12 @@ def _draw(place: Place, kind: Tail, seed: int) -> Run:
 
 def _jams(each: Run) -> bool:
     """Whether a run jams while nobody watches, within an arm."""
-    return bool(_unwatched(each.seed, each.trouble.tails, each.trouble.mishaps).events.blocks)
+    return bool(_unwatched(each.seed, each.trouble).events.blocks)
 
 
-def _unwatched(seed: int, tails: Any, mishaps: Any) -> Any:
+def _unwatched(seed: int, trouble: Trouble | None) -> Plant:
     """The plant at the end of an arm, at full speed, without a picture taken."""
+    tails, mishaps = ({}, {}) if trouble is None else (trouble.tails, trouble.mishaps)
     with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps) as line:
         while line.time < arms.RUN_IN_S + arms.WARM_UP_S + arms.ARM_S:
             line.scan()
@@ -253,7 +273,7 @@ def _arms(path: Path, folder: Path, each: Run) -> None:
     acted = film(start, flinch(model, Mode.ACT), idle)
     known = film(start, oracle(model), idle)
     outcome = assess(start, without, acted)
-    free = _unwatched(each.seed, {}, {}).snapshot().state.cartons_out - start.snapshot.plant.state.cartons_out
+    free = _unwatched(each.seed, None).snapshot().state.cartons_out - start.snapshot.plant.state.cartons_out
     np.savez(
         folder / f"{each.name}.npz",
         frames=np.stack([shot.frame.image for shot in without.shots]),
@@ -266,16 +286,12 @@ def _arms(path: Path, folder: Path, each: Run) -> None:
         "x": each.trouble.x,
         "lead_s": outcome.lead_s,
         "block_oracle_s": arms.block(known),
-        "cartons_lost": free - _cartons(acted),
-        "cartons_lost_oracle": free - _cartons(known),
-        "cartons_lost_without": free - _cartons(without),
+        "cartons_free": free,
+        "cartons_without": arms.cartons(without),
+        "cartons_with": arms.cartons(acted),
+        "cartons_oracle": arms.cartons(known),
     }
     runfolder.write_json(folder / f"{each.name}.json", row)
-
-
-def _cartons(arm: Arm) -> int:
-    """Cartons that left the line after the snapshot."""
-    return round(arms.cartons_per_minute(arm) * arms.ARM_S / 60)
 
 
 def _leads(
@@ -303,17 +319,18 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 def _summary(rows: list[dict[str, Any]], shifts: dict[str, Any]) -> dict[str, Any]:
     """The figures that the project is held to: of everything, of each kind, and of each cheap detector."""
     hours = shifts["hours"]
-    lost = float(np.mean([row["cartons_lost"] for row in rows]))
     alarms = rate(shifts["alarms"][FLINCH], hours)
-    made = _per_shift(rows)
+    slowed = [row for row in rows if row["write_s"] is not None and row["block_with_s"] is None]
+    lost = float(np.mean([row["cartons_free"] - row["cartons_with"] for row in slowed])) if slowed else None
+    made = np.mean([row["cartons_free"] for row in rows]) / arms.ARM_S * 3600 * SHIFT_HOURS
+    slow_downs = JAMS_A_SHIFT + alarms["false_alarms_per_shift"]
     told = {
         **alarms,
         "shifts": hours / SHIFT_HOURS,
         **_seen(rows, FLINCH),
         **_averted(rows),
-        "false_slow_downs_per_shift": alarms["false_alarms_per_shift"],
         "cartons_lost_a_slow_down": lost,
-        "throughput_cost_share": (JAMS_A_SHIFT + alarms["false_alarms_per_shift"]) * lost / made,
+        "throughput_cost_share": None if lost is None else float(slow_downs * lost / made),
         "kinds": {name: {**_seen(part, FLINCH), **_averted(part)} for name, part in _groups(rows)},
         "detectors": {},
     }
@@ -348,12 +365,6 @@ def _averted(rows: list[dict[str, Any]]) -> dict[str, float]:
         "averted_share": sum(row["block_with_s"] is None for row in rows) / len(rows),
         "averted_share_oracle": sum(row["block_oracle_s"] is None for row in rows) / len(rows),
     }
-
-
-def _per_shift(rows: list[dict[str, Any]]) -> float:
-    """Cartons that the line makes in a shift without trouble."""
-    made = np.mean([row["cartons_per_minute_without"] * arms.ARM_S / 60 + row["cartons_lost_without"] for row in rows])
-    return float(made) / arms.ARM_S * 3600 * SHIFT_HOURS
 
 
 def _table(metrics: dict[str, Any]) -> Table:

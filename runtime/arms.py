@@ -92,6 +92,7 @@ def flinch(model: Bundle, mode: Mode, *, shown: bool = False) -> Watcher:
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
         tick = loop.tick(frame.image, frame.sensors, frame.action, frame.time)
+        assert tick.surprise is not None, tick.fault
         ahead = loop.look_ahead(frame.action) if shown else None
         return tick, None if ahead is None else ahead[model.monitor.shown]
 
@@ -239,8 +240,8 @@ def assess(start: Start, without: Arm, acted: Arm) -> Outcome:
         write_s=next((rounded(shot.frame.time) for shot in acted.shots if shot.frame.status.in_force), None),
         block_without_s=block(without),
         block_with_s=block(acted),
-        cartons_per_minute_without=cartons_per_minute(without),
-        cartons_per_minute_with=cartons_per_minute(acted),
+        cartons_per_minute_without=60.0 / ARM_S * cartons(without),
+        cartons_per_minute_with=60.0 / ARM_S * cartons(acted),
     )
 
 
@@ -256,10 +257,9 @@ def _alarms(arm: Arm) -> tuple[float, ...]:
     return tuple(round(time, 3) for time, before, now in zip(times, on, on[1:], strict=False) if now and not before)
 
 
-def cartons_per_minute(arm: Arm) -> float:
-    """Cartons that left the line after the snapshot, per minute of the arm."""
-    out = arm.shots[-1].plant.state.cartons_out - arm.shots[-frames(ARM_S) - 1].plant.state.cartons_out
-    return out * 60.0 / ARM_S
+def cartons(arm: Arm) -> int:
+    """Cartons that left the line after the snapshot."""
+    return arm.shots[-1].plant.state.cartons_out - arm.shots[-frames(ARM_S) - 1].plant.state.cartons_out
 
 
 def rounded(time: float | None) -> float | None:

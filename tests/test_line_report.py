@@ -1,16 +1,20 @@
 """What `experiments.line` reports: counted by hand, and drawn from the seed alone."""
 
 import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import line
 from runtime import arms
 from runtime.arms import Arm, Trouble, begin, film, flinch, oracle
 from runtime.demo import BUNDLE
+from runtime.line.line import SPEC
 from runtime.registers import Mode
 from wm import bundle
-from wm.data.footage import Footage
+from wm.data.footage import Footage, FootageWriter
 from wm.errors import InputError
 
 ROW = {
@@ -19,11 +23,17 @@ ROW = {
     "leads_s": {"Flinch": 2.0, "cheap": None},
     "block_with_s": None,
     "block_oracle_s": None,
-    "cartons_lost": 10,
-    "cartons_lost_without": 26,
-    "cartons_per_minute_without": 10.0,
+    "write_s": 69.0,
+    "cartons_free": 30,
+    "cartons_with": 20,
 }
-LATE = ROW | {"kind": "skew", "place": "view", "leads_s": {"Flinch": 0.5, "cheap": 1.0}, "block_with_s": 70.0}
+LATE = ROW | {
+    "kind": "skew",
+    "place": "view",
+    "leads_s": {"Flinch": 0.5, "cheap": 1.0},
+    "block_with_s": 70.0,
+    "cartons_with": 4,
+}
 SHIFTS = {"hours": 16.0, "alarms": {"Flinch": 1, "cheap": 0}}
 
 
@@ -56,10 +66,11 @@ def test_the_summary_counts_jams_leads_and_what_was_averted():
     assert cheap["kinds"]["lid entry"]["median_lead_s"] is None
 
 
-def test_slowing_costs_what_it_loses_in_a_shift_of_four_jams_and_the_false_alarms():
-    told = line._summary([ROW], SHIFTS)
-    made = (10.0 * arms.ARM_S / 60 + 26) / arms.ARM_S * 3600 * 8
-    assert told["throughput_cost_share"] == pytest.approx(4.5 * 10 / made)
+def test_slowing_costs_what_it_loses_where_it_averts_in_a_shift_of_four_jams_and_the_false_alarms():
+    told = line._summary([ROW, LATE], SHIFTS)
+    assert told["cartons_lost_a_slow_down"] == 10.0
+    assert told["throughput_cost_share"] == pytest.approx(4.5 * 10 / (30 / arms.ARM_S * 3600 * 8))
+    assert line._summary([LATE], SHIFTS)["throughput_cost_share"] is None
 
 
 def test_trouble_is_a_pure_function_of_the_seed_and_happens_in_view():
@@ -69,16 +80,57 @@ def test_trouble_is_a_pure_function_of_the_seed_and_happens_in_view():
     assert line._draw("entry", "lid", 3).trouble.x is None
 
 
-def test_footage_that_the_bundle_knows_is_refused_as_shifts(box_footage: Footage, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def sets(tmp_path: Path) -> dict[str, Footage]:
+    """Footage of the line for training, for calibration and of shifts, of a few frames each."""
+
+    def made(name: str, onsets: list[int]) -> Footage:
+        with FootageWriter(tmp_path / name, SPEC, {"events": [{"onsets": onsets, "blocks": []}]}) as writer:
+            for split in ("train", "holdout"):
+                with writer.episode("holdout" if name == "held" else split, name) as episode:
+                    episode.append(np.zeros(SPEC.image, np.uint8), np.full(5, len(name)), np.zeros(1), 0.0)
+        return Footage.open(tmp_path / name)
+
+    return {
+        name: made(name, [7] * (name == "trouble")) for name in ("training", "calibration", "shifts", "trouble", "held")
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"calibration": "training"}, "is not the footage of the bundle's calibration"),
+        ({"training": "calibration"}, "is not the footage of the bundle's training"),
+        ({"shifts": "training"}, "is known to the bundle"),
+        ({"shifts": "trouble"}, "there is trouble in"),
+        ({"shifts": "held"}, "has no split 'train'"),
+    ],
+)
+def test_footage_that_cannot_count_is_refused(sets: dict[str, Footage], changed: dict[str, str], said: str | None):
     model = bundle.load(BUNDLE)
-    recipe = {"footage": {"fingerprint": box_footage.fingerprint}, "calibrate": {"fingerprint": "another"}}
-    model = dataclasses.replace(model, recipe=recipe)
-    monkeypatch.setattr(line.calibrate, "check", lambda *_: None)
-    with pytest.raises(InputError, match="is known to the bundle"):
-        line._check(model, {"shifts": box_footage})
-    with pytest.raises(InputError, match="is not the footage of the bundle's calibration"):
-        line._check(model, {"calibration": box_footage})
-    line._check(model, {"training": box_footage})
+    recipe = {"footage": sets["training"].fingerprint, "calibrate": sets["calibration"].fingerprint}
+    model = dataclasses.replace(model, recipe={name: {"fingerprint": value} for name, value in recipe.items()})
+    given = {name: sets[changed.get(name, name)] for name in ("training", "calibration", "shifts")}
+    with nullcontext() if said is None else pytest.raises(InputError, match=said):
+        line._check(model, given)
+
+
+def test_an_alarm_is_told_at_the_time_of_its_own_frame(tmp_path: Path):
+    times = 60.0 + 0.1 * np.arange(40)
+    np.savez(tmp_path / "run.npz", frames=np.zeros((40, 8, 8, 3), np.uint8), sensors=np.zeros((40, 5)), times=times)
+    scores = np.zeros(39)
+    scores[19:] = 3.0
+    cheap = {"made": lambda episode: scores}
+    row = {"lead_s": 1.5, "onset_s": 61.0, "block_without_s": 64.0}
+    leads = line._leads(cheap, {"made": 2.0}, bundle.load(BUNDLE), tmp_path / "run.npz", row)
+    raised = 62.0 + 0.1 * (bundle.load(BUNDLE).alarm.on_delay(10.0) - 1)
+    assert leads == {"Flinch": 1.5, "made": pytest.approx(64.0 - raised)}
+
+
+def test_what_was_found_before_is_not_looked_for_again(tmp_path: Path):
+    assert line._kept(tmp_path / "found.json", lambda: [1, 2]) == [1, 2]
+    assert line._kept(tmp_path / "found.json", lambda: pytest.fail("looked for again")) == [1, 2]
 
 
 @pytest.fixture(scope="module")

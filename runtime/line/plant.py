@@ -255,7 +255,7 @@ class Plant:
     def _happen(self, place: int, kind: Tail) -> None:
         """A mishap of this kind befalls the carton at `place` of those on the line."""
         state, item = self._state, self._state.on_line[place]
-        carton = cartons.draw(state.seed, item.carton.number, 0.0, kind)
+        carton = cartons.draw(state.seed, item.carton.number, 0.0, kind)._replace(print=item.carton.print)
         body = self._bodies[item.body]
         match kind:
             case "lid":

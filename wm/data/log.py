@@ -15,55 +15,66 @@ from numpy.typing import NDArray
 from wm.errors import InputError
 
 SUFFIXES = {".csv", ".parquet"}
-INSTANT_S = 1e-6
+INSTANT_S = 1e-5
 
 
 class Log(NamedTuple):
-    """A log as it was read.
+    """What was read of a log.
 
     Attributes:
       times: `[T]` float64, seconds.
-      names: of the columns of numbers. values: `[T, n]` float32, NaN where nothing stands.
+      values: `[T, n]` float32, the columns that were asked for, NaN where no finite number stands.
     """
 
     times: NDArray[np.float64]
-    names: tuple[str, ...]
     values: NDArray[np.float32]
 
-    def columns(self, wanted: Sequence[str]) -> NDArray[np.float32]:
-        """`[T, n]`, those of the log's columns. Raises InputError for one that it has not got."""
-        missing = [name for name in wanted if name not in self.names]
-        if missing:
-            raise InputError(
-                f"the log has no column of numbers '{missing[0]}'; it has {', '.join(self.names) or 'none at all'}."
-            )
-        return self.values[:, [self.names.index(name) for name in wanted]]
+
+def is_log(path: Path) -> bool:
+    """Whether a file is a log by its name."""
+    return path.suffix.lower() in SUFFIXES
 
 
-def read(path: Path, *, time: str | None = None, delimiter: str = ",") -> Log:
-    """Reads a log; its time is the column `time`, or the first one: timestamps, or seconds.
+def read(path: Path, columns: Sequence[str], *, rate_hz: float, time: str | None = None, delimiter: str = ",") -> Log:
+    """Reads columns of numbers from a log whose time is the column `time`, or the first one: timestamps, or seconds.
 
     Raises:
-      InputError: it cannot be read, has no rows, or its time is neither.
+      InputError: it cannot be read, has no rows, has not got such columns, its time is neither, or its rows do not
+        follow each other about `rate_hz` times a second.
     """
+    if len(delimiter) != 1 or not delimiter.isascii():
+        raise InputError(f"--delimiter is a single character, not '{delimiter}'.")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             table = pyarrow.parquet.read_table(path)
         else:
             table = pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter))
-    except (OSError, pa.ArrowException) as error:
+        names = table.schema.names
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as a log ({error}); give a CSV or Parquet file.") from None
     if not table.num_rows or not table.num_columns:
         raise InputError(f"{path} has no rows; give a log with a line of names and at least one of values.")
-    time = table.schema.names[0] if time is None else time
-    if time not in table.schema.names:
-        raise InputError(f"{path} has no column '{time}'; name its time among {', '.join(table.schema.names)}.")
+    time = names[0] if time is None else time
+    for name in (time, *columns):
+        if names.count(name) != 1:
+            raise InputError(f"{path} has {names.count(name)} columns '{name}', not one; it has {', '.join(names)}.")
     seconds = _seconds(table[time])
-    if seconds is None or np.isnan(seconds).any():
+    if seconds is None or not np.isfinite(seconds).all():
         raise InputError(f"column '{time}' of {path} is neither a timestamp nor seconds everywhere; name another one.")
-    kept = [name for name in table.schema.names if name != time and _is_number(table.schema.field(name).type)]
-    values = np.stack([_numbers(table[name]) for name in kept], axis=1) if kept else np.empty((len(seconds), 0))
-    return Log(seconds, tuple(kept), values.astype(np.float32))
+    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0 / rate_hz
+    if not 0.5 < step * rate_hz < 2.0:
+        raise InputError(
+            f"{path} has a row every {step:g} s, which is not --rate-hz {rate_hz:g}; give the rate of its rows, and "
+            "its time in seconds."
+        )
+    for name in columns:
+        if not _is_number(table.schema.field(name).type):
+            raise InputError(f"column '{name}' of {path} does not hold numbers; leave it out.")
+    values = np.empty((len(seconds), len(columns)), np.float32)
+    with np.errstate(over="ignore"):
+        for place, name in enumerate(columns):
+            values[:, place] = _numbers(table[name])
+    return Log(seconds, np.where(np.isfinite(values), values, np.float32(np.nan)))
 
 
 def runs(times: NDArray[np.float64], gap_s: float) -> list[slice]:
@@ -74,21 +85,21 @@ def runs(times: NDArray[np.float64], gap_s: float) -> list[slice]:
 
 
 def rising(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Times of a run in which several rows may bear the same one: those follow each other by a microsecond."""
+    """Times of a run in which several rows may bear the same one: those follow each other by 10 microseconds."""
     apart = INSTANT_S * np.arange(len(times))
     return np.maximum.accumulate(times - apart) + apart
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean
+    return any(is_kind(kind) for is_kind in numbers)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
-    return pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _seconds(column: Any) -> NDArray[np.float64] | None:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        moments = pc.cast(column, pa.timestamp("us"))
-        return _numbers(pc.cast(moments, pa.int64())) / 1e6
+        return _numbers(pc.cast(pc.cast(column, pa.timestamp("us"), safe=False), pa.int64())) / 1e6
     return _numbers(column) if _is_number(column.type) else None
