@@ -57,7 +57,9 @@ def read(path: Path, columns: Sequence[str], *, rate_hz: float, time: str | None
     time = names[0] if time is None else time
     for name in (time, *columns):
         if names.count(name) != 1:
-            raise InputError(f"{path} has {names.count(name)} columns '{name}', not one; it has {', '.join(names)}.")
+            raise InputError(
+                f"{path} needs one column '{name}' and has {names.count(name)}; its columns are {', '.join(names)}."
+            )
     seconds = _seconds(table[time])
     if seconds is None or not np.isfinite(seconds).all():
         raise InputError(f"column '{time}' of {path} is neither a timestamp nor seconds everywhere; name another one.")
