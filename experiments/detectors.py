@@ -85,13 +85,13 @@ def scores(detector: Detector, footage: Footage, split: str, number: int, chunk:
 
 def threshold(normal: list[Scores], *, chance: float, block: int, on_frames: int) -> float:
     """The score that a block of normal footage passes with probability `chance`, at the upper end of its interval, by
-    the rule of `wm.calibrate`.
+    the rule of `wm.calibrate`; just above it, as a timer tells the same value again and again.
 
     Args:
       normal: scores `[T]` of every episode. block: its frames. on_frames: of the alarm's on-delay.
     """
     whole = [held(episode, on_frames)[: len(episode) // block * block].reshape(-1, block) for episode in normal]
-    return interval(np.concatenate(whole).max(axis=1), chance)[1]
+    return float(np.nextafter(interval(np.concatenate(whole).max(axis=1), chance)[1], np.inf))
 
 
 def _pairs(footage: Footage) -> NDArray[np.float64]:

@@ -89,3 +89,8 @@ def test_a_threshold_is_an_order_statistic_of_what_blocks_hold_over_the_on_delay
     scores[4::10] = scores[5::10]
     found = detectors.threshold([scores], chance=0.5, block=10, on_frames=2)
     assert 1.4 < found < 1.7
+
+
+def test_a_value_that_normal_footage_tells_again_and_again_is_no_alarm():
+    scores = np.full(1000, 0.18)
+    assert scores.max() / detectors.threshold([scores], chance=0.5, block=10, on_frames=2) < 1.0
