@@ -103,7 +103,7 @@ def _pairs(footage: Footage) -> NDArray[np.float64]:
 
 
 def _flows(episode: Episode) -> NDArray[np.float64]:
-    """Mean flow of every zone down and along the picture, `[T - 1, 2 Z]`, pixels a frame: dense inverse search (Kroeger
+    """Mean flow of every zone along and down the picture, `[T - 1, 2 Z]`, pixels a frame: dense inverse search (Kroeger
     et al., Fast Optical Flow using Dense Inverse Search, 2016).
     """
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)

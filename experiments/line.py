@@ -170,7 +170,7 @@ def _thresholds(model: Bundle, cheap: dict[str, detectors.Detector], footage: Fo
 def _shifts(
     folder: Path, model: Bundle, cheap: dict[str, detectors.Detector], thresholds: dict[str, float], footage: Footage
 ) -> dict[str, Any]:
-    """Hours without trouble that were watched, and how many alarms each watcher raised."""
+    """Hours without trouble that were scored, and how many alarms each watcher raised."""
     warm = model.monitor.warm(footage.spec.rate_hz)
     numbers = [number for number, length in enumerate(footage.lengths("train")) if length > warm]
     raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
@@ -188,8 +188,9 @@ def _shifts(
             _kept(folder / "shifts" / f"{number}.json", partial(episode, number))
             for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
         ]
+    scored = sum(footage.lengths("train")[number] - warm for number in numbers)
     return {
-        "hours": footage.hours("train"),
+        "hours": scored / footage.spec.rate_hz / 3600,
         "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *cheap)},
     }
 
