@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments import runfolder
 from experiments.cli import main, progress
 from wm import bundle, calibrate
-from wm.config import to_json
+from wm.config import MonitorConfig, to_json
 from wm.data.footage import Footage
 from wm.errors import InputError
 
@@ -32,12 +32,20 @@ class Flags:
     """At most this many false alarms in a shift."""
     shift_hours: float = 8.0
     """Length of a shift in hours."""
+    horizons_s: tuple[float, ...] = MonitorConfig.horizons_s
+    """Seconds ahead at which forecasts are compared with what came; 0 stands for one frame."""
+    settle_s: float = MonitorConfig.settle_s
+    """Seconds that the model needs after the first frame before its forecasts count."""
+    drift_s: float = MonitorConfig.drift_s
+    """Seconds over which the slow signal averages."""
 
 
 def run(flags: Flags) -> None:
     """Finds the threshold for a promised false-alarm rate; writes a calibrated bundle."""
     if not (0 < flags.false_alarms < inf and 0 < flags.shift_hours < inf):
         raise InputError("--false-alarms and --shift-hours must be greater than 0.")
+    if not flags.horizons_s or min(*flags.horizons_s, flags.settle_s) < 0 or flags.drift_s <= 0:
+        raise InputError("--horizons-s and --settle-s are seconds from 0, --drift-s is greater than 0.")
     if flags.out.exists():
         raise InputError(f"{flags.out} exists already; choose another folder for the bundle or remove it.")
     model = bundle.load(flags.bundle)
@@ -45,9 +53,13 @@ def run(flags: Flags) -> None:
     learnt = model.recipe.get("footage", {}).get("fingerprint")
     if flags.split == "train" and footage.fingerprint == learnt:
         raise InputError(f"the model was trained on this split of {flags.footage}; give footage that it has not seen.")
+    monitor = dataclasses.replace(
+        model.monitor, horizons_s=flags.horizons_s, settle_s=flags.settle_s, drift_s=flags.drift_s
+    )
+    model = dataclasses.replace(model, monitor=monitor)
     with progress() as bar:
         task = bar.add_task("calibrate", total=footage.frames(flags.split), unit="frames", visible=False)
-        calibration, promise = calibrate.calibrate(
+        calibration, promises = calibrate.calibrate(
             model,
             footage,
             flags.split,
@@ -59,13 +71,16 @@ def run(flags: Flags) -> None:
         **runfolder.provenance(flags),
         "fingerprint": footage.fingerprint,
         "footage": footage.metadata,
-        "promise": to_json(promise),
+        "promise": to_json(promises.score),
+        "drift_promise": to_json(promises.drift),
     }
     model = dataclasses.replace(model, calibration=calibration, recipe={**model.recipe, "calibrate": entry})
     bundle.save(model, flags.out)
+    kept = promises.score
     Console(stderr=True).print(
-        f"threshold {promise.high:.3f} (estimate {promise.estimate:.3f}, 90 % interval from {promise.low:.3f}) for at "
-        f"most {flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {promise.hours:.2f} h of footage\n"
+        f"threshold {kept.high:.3f} (estimate {kept.estimate:.3f}, 90 % interval from {kept.low:.3f}) for at most "
+        f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {kept.hours:.2f} h of footage; of the "
+        f"drift over {flags.drift_s:g} s {promises.drift.high:.3f}\n"
         f"wrote {flags.out}",
         highlight=False,
         soft_wrap=True,

@@ -13,8 +13,10 @@ from scipy.stats import mannwhitneyu
 from experiments import plots, runfolder
 from experiments.cli import main, progress
 from wm import alarm, bundle, calibrate
+from wm.bundle import Bundle
 from wm.data.footage import Footage
 from wm.errors import InputError
+from wm.surprise import Told
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,39 @@ def run(flags: Flags) -> None:
     labels = None if flags.labels is None else read_labels(flags.labels, sum(lengths))
     folder = runfolder.start(flags.out, flags)
 
-    episodes = []
-    with progress() as bar:
-        task = bar.add_task("evaluate", total=sum(lengths), unit="frames")
-        for number in range(len(lengths)):
-            scores, _ = calibrate.replay(model, footage, flags.split, number, partial(bar.advance, task))
-            episodes.append(scores)
-    scores = np.concatenate(episodes)
-    alarms = [frame for episode in episodes for frame in alarm.raised(model.alarm, footage.spec.rate_hz, episode)]
+    episodes = watch(model, footage, flags.split)
+    scores, drifts = (np.concatenate([getattr(told, name) for told in episodes]) for name in ("score", "drift"))
+    raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
     hours = len(scores) / footage.spec.rate_hz / 3600
+    alarms = sum(len(raised(told.score)) for told in episodes)
     metrics: dict[str, Any] = {
         "hours": hours,
-        "alarms": len(alarms),
-        "alarms_per_hour": len(alarms) / hours,
+        "alarms": alarms,
+        "alarms_per_hour": alarms / hours,
         "score_median": float(np.median(scores)),
         "score_max": float(scores.max()),
+        "drift_alarms": sum(len(raised(told.drift)) for told in episodes),
+        "drift_max": float(drifts.max()),
         "fingerprint": footage.fingerprint,
     }
     if labels is not None:
         metrics["raw_micro_auc"] = auc(scores, labels)
-    np.savez_compressed(folder / "scores.npz", scores=scores, lengths=lengths)
-    plots.scores(scores, labels, footage.spec.rate_hz, folder / "scores.png")
+    np.savez_compressed(folder / "scores.npz", scores=scores, drifts=drifts, lengths=lengths)
+    plots.scores({"score": scores, "drift": drifts}, labels, footage.spec.rate_hz, folder / "scores.png")
     runfolder.finish(folder, metrics)
-    said = f"{hours:.2f} h, {len(alarms)} alarms"
+    said = f"{hours:.2f} h, {alarms} alarms, {metrics['drift_alarms']} of the drift"
     if labels is not None:
         said += f", causal raw micro frame AUC {metrics['raw_micro_auc']:.4f}"
     Console(stderr=True).print(f"{said}\nwrote {folder}", highlight=False)
+
+
+def watch(model: Bundle, footage: Footage, split: str) -> list[Told]:
+    """Every episode of the split, exactly as the runtime would watch it."""
+    lengths = footage.lengths(split)
+    with progress() as bar:
+        task = bar.add_task("evaluate", total=sum(lengths), unit="frames")
+        done = partial(bar.advance, task)
+        return [calibrate.replay(model, footage, split, number, done) for number in range(len(lengths))]
 
 
 def read_labels(path: Path, frames: int) -> NDArray[np.bool_]:

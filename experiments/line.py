@@ -176,7 +176,7 @@ def _shifts(
     raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
 
     def episode(number: int) -> dict[str, int]:
-        found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None)[0]))}
+        found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None).score))}
         for name, detector in cheap.items():
             scores = detectors.scores(detector, footage, "train", number)[warm:]
             found[name] = len(raised(scores / thresholds[name]))

@@ -45,15 +45,21 @@ def training(rows: list[dict[str, Any]], path: Path) -> None:
     write(drawn, path)
 
 
-def scores(values: NDArray[np.float32], labels: NDArray[np.bool_] | None, rate_hz: float, path: Path) -> None:
-    """The score against time, the threshold, and where the truth says that something was wrong."""
-    drawn, (axis,) = figure()
-    minutes = np.arange(len(values)) / rate_hz / 60
-    axis.plot(minutes, values, color=BLUE, linewidth=0.6)
-    axis.axhline(1.0, color=RED, linewidth=0.8)
-    if labels is not None:
-        axis.fill_between(minutes, 0, 1, where=labels, transform=axis.get_xaxis_transform(), color=ORANGE, alpha=0.2)
-    axis.set(xlabel="minutes", ylabel="score", yscale="symlog", ylim=(0, None))
+def scores(
+    values: dict[str, NDArray[np.float32]], labels: NDArray[np.bool_] | None, rate_hz: float, path: Path
+) -> None:
+    """Each signal against time, its threshold, and where the truth says that something was wrong."""
+    drawn, axes = figure(len(values))
+    for axis, (name, signal) in zip(axes, values.items(), strict=True):
+        minutes = np.arange(len(signal)) / rate_hz / 60
+        axis.plot(minutes, signal, color=BLUE, linewidth=0.6)
+        axis.axhline(1.0, color=RED, linewidth=0.8)
+        if labels is not None:
+            axis.fill_between(
+                minutes, 0, 1, where=labels, transform=axis.get_xaxis_transform(), color=ORANGE, alpha=0.2
+            )
+        axis.set(ylabel=name, yscale="symlog", ylim=(0, None))
+    axes[-1].set(xlabel="minutes")
     write(drawn, path)
 
 

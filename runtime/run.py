@@ -154,6 +154,7 @@ class TickLog:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "time": round(tick.time, 3),
             "score": None if tick.fault else round(tick.score, 4),
+            "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 4),
             "alarm": tick.alarm.on,
             "slow": tick.alarm.slow,
             "heartbeat": tick.command.heartbeat,

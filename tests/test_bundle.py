@@ -49,10 +49,8 @@ def test_what_was_saved_is_what_is_loaded(made, folder):
 
 def test_a_loaded_bundle_scores_as_the_one_that_was_saved(made, folder):
     image = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
-    scores = [
-        one.replay(one.start(), Observation(image, np.zeros((40, 2), np.float32)), np.zeros((40, 1), np.float32))[1]
-        for one in (made, bundle.load(folder))
-    ]
+    seen, actions = Observation(image, np.zeros((40, 2), np.float32)), np.zeros((40, 1), np.float32)
+    scores = [one.replay(one.start(), seen, actions)[1].score for one in (made, bundle.load(folder))]
     np.testing.assert_array_equal(*scores)
 
 

@@ -1,5 +1,7 @@
 """From normal footage to a threshold: order statistics, tails, and promises that are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import noise_bundle, write_box_footage
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wm import alarm, calibrate
-from wm.config import AlarmConfig, ModelConfig
+from wm.config import AlarmConfig, ModelConfig, MonitorConfig
 from wm.errors import InputError
+from wm.surprise import Told
 
 
 def test_inside_the_footage_the_threshold_is_an_order_statistic():
@@ -50,22 +53,24 @@ def test_an_alarm_comes_exactly_when_the_held_score_reaches_one(scores, frames):
 
 def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
     config = ModelConfig(image=(16, 16, 3), sensors=1, actions=0)
-    errors = np.ones((100, 5, 13))
-    errors[..., 0] = 0.0
+    errors = np.ones((100, 13), np.float32)
+    errors[:, 0], errors[::2, -1] = 0.0, -1.0
     scale = calibrate.normal(config, errors)
-    np.testing.assert_allclose(scale[:, 0], 0.1)
-    np.testing.assert_allclose(scale[:, 1:], 1.0)
+    np.testing.assert_allclose(scale, [0.1, *[1.0] * 12])
 
 
 @pytest.fixture(scope="module")
 def untrained():
     config = ModelConfig(image=(16, 16, 3), sensors=2, actions=1, embed=8, deter=8, groups=2, classes=4, hidden=8)
-    return noise_bundle(config, rate_hz=10.0, tags=("eye", "speed"), actions=("setpoint",))
+    bundle = noise_bundle(config, rate_hz=10.0, tags=("eye", "speed"), actions=("setpoint",))
+    return replace(bundle, monitor=MonitorConfig(drift_s=5.0))
 
 
 def test_footage_too_short_for_the_promise_is_refused_with_the_minutes_it_takes(untrained, tmp_path):
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(200,))
-    with pytest.raises(InputError, match=r"cannot be promised from 0\.2 minutes .* 48\.0 minutes are needed"):
+    with pytest.raises(
+        InputError, match=r"cannot be promised for alarms from 0\.2 minutes .* 48\.0 minutes are needed"
+    ):
         calibrate.calibrate(untrained, footage, "holdout", false_alarms=1, hours=8, watched=print)
 
 
@@ -79,28 +84,31 @@ def test_footage_of_another_kind_is_refused_by_what_differs(tmp_path):
 def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tmp_path):
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
     told: list[int] = []
-    calibration, promise = calibrate.calibrate(
+    calibration, (promise, slow) = calibrate.calibrate(
         untrained, footage, "holdout", false_alarms=100, hours=1, watched=told.append
     )
     assert calibration.level.shape == (5, 4) and np.all(calibration.level > 0)
-    bundle = untrained.__class__(**{**vars(untrained), "calibration": calibration})
-    scores = [calibrate.replay(bundle, footage, "holdout", number, told.append)[0] for number in range(2)]
-    blocks = np.concatenate([calibrate.held(score[40:], 3)[: 11 * 50].reshape(11, 50).max(axis=-1) for score in scores])
-    assert promise.blocks == len(blocks) == 22
-    assert (blocks >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
-    assert promise.low <= promise.high
-    assert calibration.threshold == np.float32(promise.high)
+    bundle = replace(untrained, calibration=calibration)
+    seen = [calibrate.replay(bundle, footage, "holdout", number, told.append) for number in range(2)]
+    blocks = calibrate.peaks([calibrate.held(each.score[11:], 2) for each in seen], 50)
+    slow_blocks = calibrate.peaks([each.drift[40:] for each in seen], 50)
+    assert promise.blocks == len(blocks) == slow.blocks == len(slow_blocks) == 22
+    for maxima, kept in ((blocks, promise), (slow_blocks, slow)):
+        assert (maxima >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
+        assert kept.low <= kept.high
+    assert (calibration.threshold, calibration.drift_threshold) == (np.float32(promise.high), np.float32(slow.high))
     assert sum(told) == 2 * 1200
 
 
 def test_evidence_with_rare_high_moments_does_not_deafen_the_rest(untrained, tmp_path, monkeypatch):
     def rare(bundle, footage, split, number, watched):
         errors = np.random.default_rng(number).uniform(0.9, 1.1, (600, 5, 14)).astype(np.float32)
+        errors[..., 12:] -= 1.0
         errors[[200, 201, 403, 404], 0, :4] *= 100.0
-        return np.zeros(600), errors
+        return Told(np.zeros(600), np.zeros(600), errors)
 
     monkeypatch.setattr(calibrate, "replay", rare)
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
     calibration, _ = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1, watched=print)
-    assert calibration.level[0, 0] > 50 and np.all(calibration.level.ravel()[1:] < 1.5)
+    assert calibration.level[0, 0] > 50 and np.all(calibration.level.ravel()[1:] < 3.0)
     assert 1.0 <= calibration.threshold < 1.5

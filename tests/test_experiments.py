@@ -26,7 +26,9 @@ def made(tmp_path_factory):
     write_box_footage(folder / "footage", train=(200,), holdout=(700,))
     train.run(train.Flags(folder / "footage", folder / "run", size="debug", steps=3, batch=2))
     calibrate.run(
-        calibrate.Flags(folder / "run" / "bundle", folder / "footage", folder / "calibrated", false_alarms=1000)
+        calibrate.Flags(
+            folder / "run" / "bundle", folder / "footage", folder / "calibrated", false_alarms=1000, drift_s=5.0
+        )
     )
     return folder
 

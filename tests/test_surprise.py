@@ -10,7 +10,6 @@ from conftest import noise_bundle
 
 from wm import surprise
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
-from wm.surprise import Calibration
 from wm.types import Observation
 
 TICKS = 50
@@ -43,36 +42,33 @@ def watched(bundle):
 
 def test_the_score_under_scan_is_the_score_at_run_time_bit_for_bit(bundle, watched):
     pictures, sensors, actions = scene(0)
-    _, scores, errors = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
-    np.testing.assert_array_equal(scores, np.stack([told.score for told in watched]))
-    np.testing.assert_array_equal(errors, np.stack([told.errors for told in watched]))
+    _, scanned = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    for name in ("score", "drift", "errors"):
+        np.testing.assert_array_equal(getattr(scanned, name), np.stack([getattr(told, name) for told in watched]))
 
 
 def test_a_replay_in_two_parts_is_the_replay_in_one(bundle):
     pictures, sensors, actions = scene(1)
-    _, whole, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, whole = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     half = TICKS // 2
-    state, first, _ = bundle.replay(bundle.start(), Observation(pictures[:half], sensors[:half]), actions[:half])
-    _, second, _ = bundle.replay(state, Observation(pictures[half:], sensors[half:]), actions[half:])
-    np.testing.assert_array_equal(whole, np.concatenate([first, second]))
+    state, first = bundle.replay(bundle.start(), Observation(pictures[:half], sensors[:half]), actions[:half])
+    _, second = bundle.replay(state, Observation(pictures[half:], sensors[half:]), actions[half:])
+    for name in ("score", "drift", "errors"):
+        parts = [getattr(first, name), getattr(second, name)]
+        np.testing.assert_array_equal(getattr(whole, name), np.concatenate(parts))
 
 
 def test_scores_are_causal(bundle):
     pictures, sensors, actions = scene(2)
-    _, before, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
-    _, after, _ = bundle.replay(bundle.start(), Observation(pictures.at[45:].set(0), sensors), actions)
-    np.testing.assert_array_equal(before[:45], after[:45])
-    assert not np.array_equal(before[45:], after[45:])
-
-
-def test_nothing_is_scored_before_the_longest_forecast_from_a_settled_filter_can_arrive(watched):
-    assert all(told.score == 0.0 and np.all(told.map == 0.0) for told in watched[:40])
-    assert watched[40].score > 0.0
+    _, before = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, after = bundle.replay(bundle.start(), Observation(pictures.at[45:].set(0), sensors), actions)
+    np.testing.assert_array_equal(before.score[:45], after.score[:45])
+    assert not np.array_equal(before.score[45:], after.score[45:])
 
 
 def test_a_forecast_in_flight_follows_the_action_that_was_taken(bundle):
     pictures, sensors, actions = scene(3)
-    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    state, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     last = Observation(pictures[-1], sensors[-1])
     slow, _ = bundle.watch(state, last, jnp.array([0.0]))
     fast, _ = bundle.watch(state, last, jnp.array([5.0]))
@@ -81,7 +77,7 @@ def test_a_forecast_in_flight_follows_the_action_that_was_taken(bundle):
 
 def test_a_forecast_that_is_launched_starts_from_the_filtered_state(bundle):
     pictures, sensors, actions = scene(4)
-    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    state, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     after, _ = bundle.watch(state, Observation(pictures[0], sensors[0]), actions[0])
     np.testing.assert_allclose(after.in_flight.deter[0], after.latent.deter, atol=1e-5)
 
@@ -93,7 +89,7 @@ def test_horizons_in_frames_follow_the_rate():
 
 def test_after_a_missed_frame_the_next_is_compared_with_the_forecasts_for_its_own_time(bundle):
     pictures, sensors, actions = scene(6)
-    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    state, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     after = bundle.coast(state, actions[0])
     assert after.tick == state.tick + 1
     np.testing.assert_allclose(after.in_flight.deter[0], after.latent.deter, atol=1e-5)
@@ -103,7 +99,7 @@ def test_after_a_missed_frame_the_next_is_compared_with_the_forecasts_for_its_ow
 
 def test_tags_that_are_not_known_are_not_scored(bundle):
     pictures, sensors, actions = scene(7)
-    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    state, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     _, told = bundle.watch(state, bundle.observation(pictures[0]), actions[0])
     assert np.all(told.errors[:, -1] == 0.0) and np.all(np.isfinite(told.errors)) and np.isfinite(told.score)
 
@@ -113,41 +109,76 @@ def test_the_worst_patches_of_the_map_are_what_the_score_keeps():
     bundle = noise_bundle(config, rate_hz=10.0, tags=(), actions=("setpoint",))
     pictures, _, actions = scene(8)
     observations = Observation(pictures, jnp.zeros((TICKS, 0)))
-    state, _, _ = bundle.replay(bundle.start(), observations, actions)
+    state, _ = bundle.replay(bundle.start(), observations, actions)
     _, told = bundle.watch(state, bundle.observation(pictures[0]), actions[0])
     assert np.sort(told.map.ravel())[-MONITOR.worst :].mean() >= told.score > np.median(told.map)
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_the_score_keeps_the_worst_places(jit):
-    ratio = np.zeros((5, 3 * CONFIG.patches + 1), np.float32)
+def test_the_score_keeps_the_worst_places_and_all_sensors_together(jit):
+    config = dataclasses.replace(CONFIG, sensors=2)
+    ratio = np.zeros((5, 3 * CONFIG.patches + 2), np.float32)
     ratio[:, 2] = 9.0
     ratio[:, CONFIG.patches] = 12.0
     ratio[:, 2 * CONFIG.patches + 1] = 6.0
     ratio[:, 2 * CONFIG.patches + 3] = 3.0
-    ratio[:, -1] = 5.0
+    ratio[:, -2:] = 5.0, -1.0
+    whitening = jnp.tile(jnp.array([[1.0, 1.0], [0.0, 2.0]]), (5, 1, 1))
     run = jax.jit(surprise.levels, static_argnums=(0, 1)) if jit else surprise.levels
-    np.testing.assert_allclose(run(CONFIG, MONITOR, ratio), np.tile([3.0, 4.0, 3.0, 5.0], (5, 1)), rtol=1e-6)
+    told = run(config, MONITOR, whitening, ratio)
+    np.testing.assert_allclose(told, np.tile([3.0, 4.0, 3.0, (4.0**2 + 2.0**2) / 2], (5, 1)), rtol=1e-6)
 
 
-def test_the_raw_score_is_the_strongest_level_in_units_of_the_normal_one():
-    ratio = np.zeros((5, 3 * CONFIG.patches + 1), np.float32)
-    level = jnp.tile(jnp.array([0.5, 1.0, 1.0, 2.0]), (5, 1))
-    ratio[3, 0] = 3.0
-    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), (3.0 / 3) / 0.5)
-    ratio[0, -1] = 10.0
-    np.testing.assert_allclose(surprise.combine(CONFIG, MONITOR, ratio, level), 10.0 / 2.0)
+@pytest.mark.parametrize("jit", [False, True])
+def test_evidence_of_a_drift_is_how_loud_places_are_and_the_signed_errors_of_sensors(jit):
+    ratio = np.zeros((1, 3 * CONFIG.patches + 1), np.float32)
+    ratio[:, -1] = -(np.e - 1)
+    level = jnp.array([[np.e**2 - 1, 0.0, np.e - 1, 7.0]])
+    run = jax.jit(surprise.evidence, static_argnums=0) if jit else surprise.evidence
+    np.testing.assert_allclose(run(CONFIG, level, ratio), [2.0, 0.0, 1.0, -1.0], rtol=1e-6)
+
+
+def test_a_horizon_is_scored_once_a_forecast_from_a_settled_filter_can_arrive_there(bundle, watched):
+    deaf = bundle.calibration.replace(level=bundle.calibration.level.at[:-1].set(1e9))
+    pictures, sensors, actions = scene(0)
+    _, told = dataclasses.replace(bundle, calibration=deaf).replay(
+        bundle.start(), Observation(pictures, sensors), actions
+    )
+    assert MONITOR.ready(10.0) == (11, 15, 20, 30, 40)
+    assert all(told.score == 0.0 and np.all(told.map == 0.0) for told in watched[:11])
+    assert watched[11].score > 0.0
+    assert np.all(told.score[:40] < 1e-6) and told.score[40] > 1e-3
+
+
+def test_the_drift_is_the_distance_of_averaged_evidence_and_forgets_at_its_own_pace(bundle):
+    """A monitor whose average remembers two frames of 10 Hz."""
+    quick = dataclasses.replace(bundle, monitor=dataclasses.replace(MONITOR, drift_s=0.2))
+    pictures, sensors, actions = scene(0)
+    _, told = quick.replay(quick.start(), Observation(pictures, sensors), actions)
+    whitening = jnp.tile(jnp.eye(1), (5, 1, 1))
+    level = surprise.levels(CONFIG, MONITOR, whitening, told.errors)
+    seen = np.asarray(surprise.evidence(CONFIG, level, told.errors))
+    average, drifts = np.zeros(20), []
+    for t in range(40, TICKS):
+        average = (average + seen[t]) / 2
+        drifts.append(np.square(average).mean())
+    assert np.all(told.drift[:40] == 0.0)
+    np.testing.assert_allclose(told.drift[40:], drifts, rtol=1e-4)
+
+
+def test_a_picture_says_nothing_of_sensors_and_the_distance_of_none_is_nought():
+    assert surprise.distance(jnp.zeros((0, 0)), jnp.zeros((7, 0))).tolist() == [0.0] * 7
 
 
 def test_the_threshold_divides_the_score(bundle):
     pictures, sensors, actions = scene(5)
     calibration = bundle.calibration
-    doubled = Calibration(calibration.scale, calibration.level, 2.0 * calibration.threshold)
-    _, scores, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
-    _, halved, _ = bundle.__class__(**{**vars(bundle), "calibration": doubled}).replay(
+    doubled = calibration.replace(threshold=2.0 * calibration.threshold)
+    _, told = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    _, halved = bundle.__class__(**{**vars(bundle), "calibration": doubled}).replay(
         bundle.start(), Observation(pictures, sensors), actions
     )
-    np.testing.assert_allclose(halved, scores / 2.0, rtol=1e-6)
+    np.testing.assert_allclose(halved.score, told.score / 2.0, rtol=1e-6)
 
 
 def test_a_frame_is_compared_with_forecasts_no_older_than_their_horizon(bundle):
@@ -156,7 +187,7 @@ def test_a_frame_is_compared_with_forecasts_no_older_than_their_horizon(bundle):
     assert MONITOR.slots(10.0) == (-1, 0, 1, 3, 5)
     assert MONITOR.slots(2.0) == (-1, -1, 1, 3, 5)
     pictures, sensors, actions = scene(9)
-    state, _, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
+    state, _ = bundle.replay(bundle.start(), Observation(pictures, sensors), actions)
     launched = []
     for t in range(6):
         after, _ = bundle.watch(state, Observation(pictures[t], sensors[t]), actions[t])

@@ -28,10 +28,10 @@ from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from
 from wm.errors import InputError
 from wm.files import checksums, sync
 from wm.nets import expected
-from wm.surprise import Calibration, MonitorState, Surprise
+from wm.surprise import Calibration, MonitorState, Surprise, Told
 from wm.types import Normaliser, Observation
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,9 @@ class Bundle:
         """A frame that never came: the state one frame later, see `wm.surprise.coast`."""
         return _coast(*self._static(), self.variables, state, action)
 
-    def replay(
-        self, state: MonitorState, observations: Observation, actions: Array
-    ) -> tuple[MonitorState, Array, Array]:
-        """`[T]` frames through the same function under scan: the state, scores `[T]` and errors `[T, Q, P]`. Without a
-        calibration the scores mean nothing and the errors are right.
+    def replay(self, state: MonitorState, observations: Observation, actions: Array) -> tuple[MonitorState, Told]:
+        """`[T]` frames through the same function under scan. Without a calibration scores and drifts mean nothing, and
+        the errors are right.
         """
         calibration = self.calibration or surprise.uncalibrated(*self._static())
         return _replay(*self._static(), self.variables, calibration, state, observations, actions)

@@ -10,20 +10,25 @@ blocks (peaks over threshold: Coles, An Introduction to Statistical Modeling of 
 tail may be trusted is limited, and footage that cannot carry the promise is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
+from scipy.signal import lfilter
 from scipy.stats import genpareto
+from sklearn.covariance import LedoitWolf
 
 from wm import surprise
 from wm.bundle import Bundle
-from wm.config import ModelConfig, to_json
+from wm.config import ModelConfig, MonitorConfig, to_json
 from wm.data.footage import Footage
 from wm.errors import InputError
-from wm.surprise import Calibration
+from wm.surprise import Calibration, Told
 from wm.types import Observation
 
 CHUNK = 500
@@ -34,15 +39,16 @@ FEWEST_EXCESSES = 10
 FEWEST_BLOCKS = 12
 RESAMPLES = 200
 PLACE_QUANTILE = 0.99
+LEAST_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What the threshold rests on.
+    """What a threshold rests on.
 
     Attributes:
       false_alarms_per_hour: the rate that was asked for.
-      hours: normal footage that was used. blocks: its blocks of `BLOCK_S` seconds.
+      hours: normal footage that was used. blocks: how many blocks it was.
       estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled blocks, for the thresholds of
         the kinds as they were found. The threshold is `high`: "at most" should mean at most.
     """
@@ -55,6 +61,13 @@ class Promise:
     high: float
 
 
+class Promises(NamedTuple):
+    """Of the two signals, each at the rate that was asked for."""
+
+    score: Promise
+    drift: Promise
+
+
 def check(bundle: Bundle, footage: Footage) -> None:
     """Raises InputError where the footage is of another kind than the bundle's."""
     for name, expected in to_json(bundle.spec).items():
@@ -65,25 +78,22 @@ def check(bundle: Bundle, footage: Footage) -> None:
             )
 
 
-def replay(
-    bundle: Bundle, footage: Footage, split: str, number: int, watched: Callable[[int], None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `[T]` and errors `[T, Q, P]` of one recorded episode, by the function that the runtime runs.
+def replay(bundle: Bundle, footage: Footage, split: str, number: int, watched: Callable[[int], None]) -> Told:
+    """One recorded episode of T frames, by the function that the runtime runs.
 
     Frames are read and scored in chunks, so memory holds no more than the errors; `watched` is told how many frames
     each chunk had.
     """
-    state, scores, errors = bundle.start(), [], []
+    state, told = bundle.start(), []
     length = footage.lengths(split)[number]
     for first in range(0, length, CHUNK):
         chunk = footage.read(split, number, first, min(CHUNK, length - first))
         frames = None if chunk.frames is None else _padded(chunk.frames)
         observations = Observation(frames, _padded(chunk.sensors))
-        state, score, error = bundle.replay(state, observations, _padded(chunk.actions))
-        scores.append(np.asarray(score)[: length - first])
-        errors.append(np.asarray(error)[: length - first])
+        state, one = bundle.replay(state, observations, _padded(chunk.actions))
+        told.append(jax.device_get(one))
         watched(len(chunk.times))
-    return np.concatenate(scores), np.concatenate(errors)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:length], *told)
 
 
 def held(scores: np.ndarray, frames: int) -> np.ndarray:
@@ -98,7 +108,7 @@ def held(scores: np.ndarray, frames: int) -> np.ndarray:
 
 def calibrate(
     bundle: Bundle, footage: Footage, split: str, false_alarms: float, hours: float, watched: Callable[[int], None]
-) -> tuple[Calibration, Promise]:
+) -> tuple[Calibration, Promises]:
     """Calibration for at most `false_alarms` in `hours`, from the normal footage of one split.
 
     `watched` is told, as it goes, how many more frames were watched.
@@ -107,61 +117,146 @@ def calibrate(
       InputError: the footage is of another kind than the bundle's, or too short to promise that rate.
     """
     check(bundle, footage)
-    chance = false_alarms / hours * BLOCK_S / 3600
-    if chance >= 1:
+    lengths = footage.lengths(split)
+    afford(bundle, lengths, false_alarms, hours)
+    episodes = [np.asarray(replay(bundle, footage, split, each, watched).errors) for each in range(len(lengths))]
+    return fit(bundle, episodes, false_alarms, hours)
+
+
+def afford(bundle: Bundle, lengths: Sequence[int], false_alarms: float, hours: float) -> None:
+    """Raises InputError where normal episodes of so many frames are too short to promise that rate."""
+    rate_hz, monitor = bundle.spec.rate_hz, bundle.monitor
+    block_s = fast_block(rate_hz) / rate_hz
+    if false_alarms / hours * block_s / 3600 >= 1:
         raise InputError(
-            f"{false_alarms:g} false alarms in {hours:g} h is more than one in {BLOCK_S:g} s; ask for fewer."
+            f"{false_alarms:g} false alarms in {hours:g} h is more than one in {block_s:g} s; ask for fewer."
         )
-    rate_hz = bundle.spec.rate_hz
-    warm = bundle.monitor.warm(rate_hz)
-    block = round(BLOCK_S * bundle.spec.rate_hz)
-    needed = max(FEWEST_BLOCKS, hours * 3600 / BLOCK_S / false_alarms / FURTHEST)
-    have = sum(max(length - warm, 0) // block for length in footage.lengths(split))
-    if have < needed:
-        raise InputError(
-            f"{false_alarms:g} false alarms in {hours:g} h cannot be promised from {have * BLOCK_S / 60:.1f} minutes "
-            f"of usable footage in split '{split}'; {needed * BLOCK_S / 60:.1f} minutes are needed."
-        )
-    numbers = range(len(footage.lengths(split)))
-    episodes = [replay(bundle, footage, split, number, watched)[1][warm:] for number in numbers]
-    episodes = [errors for errors in episodes if len(errors)]
-    launch = bundle.monitor.launch(rate_hz)
-    phases = [(warm + np.arange(len(errors))) % launch for errors in episodes]
-    together = np.concatenate(episodes), np.concatenate(phases)
-    scale = np.stack([normal(bundle.config, together[0][together[1] == phase]) for phase in range(launch)])
-    levels = [
-        np.asarray(surprise.levels(bundle.config, bundle.monitor, jnp.asarray(errors / scale[phase])))
-        for errors, phase in zip(episodes, phases, strict=True)
+    fast = fast_block(rate_hz), min(monitor.ready(rate_hz)), "alarms", ""
+    slow = slow_block(monitor, rate_hz), monitor.warm(rate_hz), "the drift", ", or a shorter --drift-s"
+    for block, first, name, remedy in (fast, slow):
+        block_s = block / rate_hz
+        needed = max(FEWEST_BLOCKS, 1 / chance(false_alarms / hours, block_s) / FURTHEST)
+        have = sum(max(length - first, 0) // block for length in lengths)
+        if have < needed:
+            raise InputError(
+                f"{false_alarms:g} false alarms in {hours:g} h cannot be promised for {name} from "
+                f"{have * block_s / 60:.1f} minutes of usable footage; {needed * block_s / 60:.1f} minutes are "
+                f"needed{remedy}."
+            )
+
+
+def chance(per_hour: float, block_s: float) -> float:
+    """Of a false alarm in a block, where so many may come in an hour; never more than an even one."""
+    return min(per_hour * block_s / 3600, 0.5)
+
+
+def fast_block(rate_hz: float) -> int:
+    """Frames of a block of the score, at least one."""
+    return max(1, round(BLOCK_S * rate_hz))
+
+
+def slow_block(monitor: MonitorConfig, rate_hz: float) -> int:
+    """Frames of a block of the drift, which remembers for so long."""
+    return max(fast_block(rate_hz), round(monitor.drift_s * rate_hz))
+
+
+def fit(
+    bundle: Bundle, episodes: list[NDArray[np.float32]], false_alarms: float, hours: float
+) -> tuple[Calibration, Promises]:
+    """Calibration for at most `false_alarms` in `hours`, from the raw errors `[T, Q, P]` of whole normal episodes."""
+    config, monitor, rate_hz = bundle.config, bundle.monitor, bundle.spec.rate_hz
+    begin, warm, launch = min(monitor.ready(rate_hz)), monitor.warm(rate_hz), monitor.launch(rate_hz)
+    episodes = [errors[begin:] for errors in episodes if len(errors) > begin]
+    ticks = [begin + np.arange(len(errors)) for errors in episodes]
+    ready = [tick[:, None] >= np.array(monitor.ready(rate_hz)) for tick in ticks]
+    scale = _scale(config, np.concatenate(episodes), np.concatenate(ready), np.concatenate(ticks) % launch, launch)
+    ratios = [
+        known[..., None] * errors / scale[tick % launch]
+        for errors, known, tick in zip(episodes, ready, ticks, strict=True)
     ]
-    frames = bundle.alarm.on_delay(rate_hz)
+    whitening = _whitening(config, ratios, ready)
+    whiten = jnp.asarray(whitening)
+    levels = [np.asarray(surprise.levels(config, monitor, whiten, jnp.asarray(ratio))) for ratio in ratios]
 
-    def peaks(series: list[np.ndarray]) -> np.ndarray:
-        """Maxima of blocks, `[n, ...]`, of what the alarm reacts to in `[T, ...]` series."""
-        whole = (held(x, frames)[: len(x) // block * block] for x in series)
-        return np.concatenate([x.reshape(-1, block, *x.shape[1:]).max(axis=1) for x in whole])
-
-    alone = peaks(levels)
+    frames, block = bundle.alarm.on_delay(rate_hz), fast_block(rate_hz)
+    often = chance(false_alarms / hours, block / rate_hz)
+    alone = peaks([held(level, frames) for level in levels], block)
     level = np.ones(alone.shape[1:], np.float32)
     for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
-        _, level[kind] = interval(alone[:, *kind], chance)
-    joint = peaks([(x / level).max(axis=(-2, -1)) for x in levels])
-    estimate = threshold(joint, chance)
-    low, high = interval(joint, chance)
-    promise = Promise(false_alarms / hours, len(joint) * BLOCK_S / 3600, len(joint), estimate, float(low), float(high))
-    return Calibration(jnp.asarray(scale), jnp.asarray(level), jnp.asarray(high, jnp.float32)), promise
+        _, level[kind] = interval(alone[:, *kind], often)
+    joint = peaks([held((each / level).max(axis=(-2, -1)), frames) for each in levels], block)
+    promise = _promise(joint, false_alarms / hours, block / rate_hz)
+
+    told = [
+        np.asarray(surprise.evidence(config, jnp.asarray(level), jnp.asarray(ratio)))[warm - begin :]
+        for level, ratio in zip(levels, ratios, strict=True)
+    ]
+    centre = np.concatenate(told).mean(axis=0)
+    weight, block = monitor.weight(rate_hz), slow_block(monitor, rate_hz)
+    averages = [lfilter([weight], [1.0, weight - 1.0], each - centre, axis=0) for each in told]
+    memory = round(1.0 / weight)
+    drift_whitening = whitener(np.concatenate([each[memory - 1 :: memory] for each in averages]))
+    drifts = [np.asarray(surprise.distance(jnp.asarray(drift_whitening), jnp.asarray(each))) for each in averages]
+    slow = _promise(peaks(drifts, block), false_alarms / hours, block / rate_hz)
+
+    arrays = scale, whitening, level, promise.high, centre, drift_whitening, slow.high
+    return Calibration(*(jnp.asarray(array, jnp.float32) for array in arrays)), Promises(promise, slow)
 
 
-def normal(config: ModelConfig, errors: np.ndarray) -> np.ndarray:
-    """The normal error of every place and horizon `[Q, P]`, of errors `[T, Q, P]`: their upper quantile, never below a
-    tenth of the median place of its kind. A patch in which nothing ever moves must not turn a grain of noise into an
-    alarm.
+def _promise(blocks: NDArray[np.float64], rate: float, block_s: float) -> Promise:
+    """What maxima of blocks `[n]` are good for where `rate` false alarms may come in an hour."""
+    often = chance(rate, block_s)
+    low, high = interval(blocks, often)
+    return Promise(rate, len(blocks) * block_s / 3600, len(blocks), threshold(blocks, often), low, high)
+
+
+def peaks(series: list[NDArray[Any]], block: int) -> NDArray[Any]:
+    """Maxima `[n, ...]` of whole blocks of so many frames, of `[T, ...]` series."""
+    whole = (x[: len(x) // block * block] for x in series)
+    return np.concatenate([x.reshape(-1, block, *x.shape[1:]).max(axis=1) for x in whole])
+
+
+def _scale(
+    config: ModelConfig, errors: NDArray[np.float32], ready: NDArray[np.bool_], phase: NDArray[np.int64], launch: int
+) -> NDArray[np.float32]:
+    """The normal error of every place `[L, Q, P]`, of errors `[T, Q, P]` that are ready `[T, Q]`, by phase `[T]`."""
+    return np.stack(
+        [
+            np.stack([normal(config, errors[(phase == now) & known, place]) for place, known in enumerate(ready.T)])
+            for now in range(launch)
+        ]
+    )
+
+
+def _whitening(
+    config: ModelConfig, ratios: list[NDArray[np.float32]], ready: list[NDArray[np.bool_]]
+) -> NDArray[np.float32]:
+    """`[Q, S, S]` of normalised errors `[T, Q, P]` that are ready `[T, Q]`."""
+    if not config.sensors:
+        return np.zeros((ready[0].shape[1], 0, 0), np.float32)
+    sensors, known = np.concatenate([ratio[..., -config.sensors :] for ratio in ratios]), np.concatenate(ready)
+    return np.stack([whitener(sensors[known[:, place], place]) for place in range(known.shape[1])])
+
+
+def whitener(x: NDArray[Any]) -> NDArray[np.float32]:
+    """What makes rows `[T, F]` about zero uncorrelated and of unit size, `[F, F]`: the inverse root of their
+    covariance, shrunk as Ledoit and Wolf have it (A Well-Conditioned Estimator for Large-Dimensional Covariance
+    Matrices, 2004).
     """
-    scale = np.quantile(errors, PLACE_QUANTILE, axis=0)
+    size, axes = np.linalg.eigh(LedoitWolf(assume_centered=True).fit(x).covariance_)
+    return (axes / np.sqrt(np.maximum(size, LEAST_VARIANCE)) @ axes.T).astype(np.float32)
+
+
+def normal(config: ModelConfig, errors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The normal error of every place `[P]`, of errors `[T, P]`: the upper quantile of their size, never below a tenth
+    of the median place of its kind. A patch in which nothing ever moves must not turn a grain of noise into an alarm.
+    """
+    scale = np.quantile(np.abs(errors), PLACE_QUANTILE, axis=0)
     floored = [
-        np.maximum(kind, np.maximum(0.1 * np.median(kind, axis=-1, keepdims=True), 1e-6)) if kind.shape[-1] else kind
+        np.maximum(kind, max(0.1 * np.median(kind), 1e-6)) if kind.size else kind
         for kind in surprise.kinds(config, jnp.asarray(scale))
     ]
-    return np.concatenate(floored, axis=-1).astype(np.float32)
+    return np.concatenate(floored).astype(np.float32)
 
 
 def threshold(peaks: np.ndarray, chance: float) -> float:

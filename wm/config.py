@@ -172,7 +172,7 @@ class MonitorConfig:
       shown_s: seconds ahead of the forecast that is decoded for people.
       worst: how many of the worst patches make the score.
       settle_s: seconds that the filter needs from the first frame on; a forecast launched earlier is not compared.
-        Scores are zero until the longest horizon can be, as that is what calibration knows.
+      drift_s: seconds over which the drift averages.
     """
 
     horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -180,6 +180,7 @@ class MonitorConfig:
     shown_s: float = 2.0
     worst: int = 3
     settle_s: float = 1.0
+    drift_s: float = 60.0
 
     def horizons(self, rate_hz: float) -> tuple[int, ...]:
         """The horizons in frames, each at least one."""
@@ -187,8 +188,8 @@ class MonitorConfig:
 
     @property
     def shown(self) -> int:
-        """The place of `shown_s` among the horizons."""
-        return self.horizons_s.index(self.shown_s)
+        """The place among the horizons of the one closest to `shown_s`."""
+        return min(range(len(self.horizons_s)), key=lambda place: abs(self.horizons_s[place] - self.shown_s))
 
     def launch(self, rate_hz: float) -> int:
         """Frames between two forecasts."""
@@ -203,9 +204,17 @@ class MonitorConfig:
         """Frames that the filter needs before its forecasts count."""
         return round(self.settle_s * rate_hz)
 
+    def ready(self, rate_hz: float) -> tuple[int, ...]:
+        """Frames from the first one to the first that is compared at each horizon."""
+        return tuple(horizon + self.settle(rate_hz) for horizon in self.horizons(rate_hz))
+
     def warm(self, rate_hz: float) -> int:
-        """Frames from the first one to the first that is scored."""
-        return max(self.horizons(rate_hz)) + self.settle(rate_hz)
+        """Frames from the first one to the first that is compared at all horizons."""
+        return max(self.ready(rate_hz))
+
+    def weight(self, rate_hz: float) -> float:
+        """Of the newest frame in the average of the drift."""
+        return 1.0 / max(1.0, self.drift_s * rate_hz)
 
 
 @dataclass(frozen=True)

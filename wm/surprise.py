@@ -4,11 +4,18 @@ Every half second a forecast is launched. It stays in flight for the longest hor
 the action that was really taken, so that slowing the feeder is never a surprise in itself. A frame is compared with the
 forecast for it of one frame ago and with those of up to 0.5, 1, 2 and 3 s ago: in pixels, in pixels relative to the
 error that the model itself expects of them, in latent space (posterior against prior) and in the sensors, each error
-divided by what is normal for that horizon, that place and the age of the forecast.
+divided by what is normal for that horizon, that place and the age of the forecast. Sensors are judged together, as they
+go together on a sound machine (Hotelling's T2; Montgomery, Introduction to Statistical Quality Control, chapter 11).
+
+Wear is too slow for any of this, as every single error stays normal. So the errors are also averaged over a long
+memory, and how unusual their averages are together is a signal of its own, the drift (a multivariate EWMA chart; Lowry
+et al., A Multivariate Exponentially Weighted Moving Average Control Chart, 1992).
 
 Nothing is drawn at random: the filter and its forecasts take the most likely value of every categorical. A monitor that
 samples surprises itself: its rare bad draws are louder than what comes before a jam.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +25,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import expected, most_likely, to_patches
+from wm.nets import expected, most_likely, symlog, to_patches
 from wm.types import LatentState, Observation
 
 
@@ -28,14 +35,21 @@ class Calibration:
 
     Attributes:
       scale: `[L, Q, P]` float32, normal error of a place at a horizon, for each of the L frames between two launches.
-      level: `[Q, M]` float32, the threshold that the worst places of a horizon would have alone, for each of the M = 4
-        kinds of error that `kinds` tells apart.
+      whitening: `[Q, S, S]` float32, makes normalised errors of the sensors uncorrelated and of unit size.
+      level: `[Q, M]` float32, the threshold that a horizon would have alone, for each of the M = 4 kinds of error that
+        `kinds` tells apart.
       threshold: `[]` float32, the raw score at which a score is 1; above 1 as all of them share one promise.
+      drift_centre: `[E]`, drift_whitening: `[E, E]` float32, the same for averaged evidence.
+      drift_threshold: `[]` float32, the raw drift at which a drift is 1.
     """
 
     scale: Array
+    whitening: Array
     level: Array
     threshold: Array
+    drift_centre: Array
+    drift_whitening: Array
+    drift_threshold: Array
 
 
 @struct.dataclass
@@ -45,11 +59,13 @@ class MonitorState:
     Attributes:
       latent: `[N, ...]`, the filtered present.
       in_flight: `[F, N, ...]`, forecasts for the present, the one that was launched last first.
+      average: `[E]` float32, exponentially weighted mean of the evidence, away from its normal mean.
       tick: `[]` int32, frames seen.
     """
 
     latent: LatentState
     in_flight: LatentState
+    average: Array
     tick: Array
 
 
@@ -59,29 +75,48 @@ class Surprise:
 
     Attributes:
       score: `[]` float32; 1 is the alarm threshold.
+      drift: `[]` float32, likewise of the slow signal.
       map: `[rows, columns]` float32, surprise of every patch; the worst of them reach 1 where the score does.
       errors: `[Q, P]` float32 raw errors, P = 2 R + N + S: of R patches the mean square (0..1 units) and the mean of it
-        relative to the expected one, of N cells the divergence (nats), of S sensors the square (symlog units).
+        relative to the expected one, of N cells the divergence (nats), of S sensors the signed error (symlog units).
       expected: `[H, W, C]` float32, the present as it was forecast `shown_s` ago, or None without a camera.
     """
 
     score: Array
+    drift: Array
     map: Array
     errors: Array
     expected: Array | None
 
 
+class Told(NamedTuple):
+    """What `replay` keeps of T frames: scores `[T]`, drifts `[T]` and errors `[T, Q, P]`, see `Surprise`."""
+
+    score: Array
+    drift: Array
+    errors: Array
+
+
 def uncalibrated(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> Calibration:
     """A calibration that leaves errors as they are."""
     horizons, places = len(monitor.horizons_s), 2 * config.patches + len(config.cells) + config.sensors
-    scale = jnp.ones((monitor.launch(rate_hz), horizons, places))
-    return Calibration(scale, jnp.ones((horizons, 4)), jnp.ones(()))
+    evidence = horizons * (3 + config.sensors)
+    return Calibration(
+        scale=jnp.ones((monitor.launch(rate_hz), horizons, places)),
+        whitening=jnp.tile(jnp.eye(config.sensors), (horizons, 1, 1)),
+        level=jnp.ones((horizons, 4)),
+        threshold=jnp.ones(()),
+        drift_centre=jnp.zeros(evidence),
+        drift_whitening=jnp.eye(evidence),
+        drift_threshold=jnp.ones(()),
+    )
 
 
 def start(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> MonitorState:
     """The state before the first frame."""
     flights = max(0, *monitor.slots(rate_hz)) + 1
-    return MonitorState(rssm.start(config, ()), rssm.start(config, (flights,)), jnp.zeros((), jnp.int32))
+    average = jnp.zeros(len(monitor.horizons_s) * (3 + config.sensors))
+    return MonitorState(rssm.start(config, ()), rssm.start(config, (flights,)), average, jnp.zeros((), jnp.int32))
 
 
 def watch(
@@ -116,13 +151,18 @@ def watch(
     )
     prediction = model.decode(config, params, forecasts)
     errors = _errors(config, params, prediction, observation, rssm.kl(posterior, priors))
-    ready = state.tick >= monitor.warm(rate_hz)
-    ratio = ready * errors / calibration.scale[state.tick % launch]
-    score = combine(config, monitor, ratio, calibration.level) / calibration.threshold
+    ready = state.tick >= jnp.array(monitor.ready(rate_hz))
+    ratio = ready[:, None] * errors / calibration.scale[state.tick % launch]
+    level = levels(config, monitor, calibration.whitening, ratio)
+    score = jnp.max(level / calibration.level) / calibration.threshold
+
+    away = evidence(config, level, ratio) - calibration.drift_centre
+    average = state.average + jnp.all(ready) * monitor.weight(rate_hz) * (away - state.average)
+    drift = distance(calibration.drift_whitening, average) / calibration.drift_threshold
 
     shown = None if prediction.image is None else prediction.image[monitor.shown]
-    surprise = Surprise(score, _map(config, ratio, calibration), errors, shown)
-    return MonitorState(latent, in_flight, state.tick + 1), surprise
+    surprise = Surprise(score, drift, _map(config, ratio, calibration), errors, shown)
+    return MonitorState(latent, in_flight, average, state.tick + 1), surprise
 
 
 def look_ahead(
@@ -157,7 +197,7 @@ def coast(
     """
     latent, _ = model.img_step(config, params, state.latent, action, draw=most_likely)
     in_flight, _ = _fly(config, monitor.launch(rate_hz), params, state, action)
-    return MonitorState(latent, in_flight, state.tick + 1)
+    return MonitorState(latent, in_flight, state.average, state.tick + 1)
 
 
 def kinds(config: ModelConfig, errors: Array) -> list[Array]:
@@ -167,21 +207,30 @@ def kinds(config: ModelConfig, errors: Array) -> list[Array]:
     return jnp.split(errors, np.cumsum([config.patches, config.patches, len(config.cells)]), axis=-1)
 
 
-def levels(config: ModelConfig, monitor: MonitorConfig, ratio: Array) -> Array:
-    """Mean of the worst places of each horizon and kind: `[..., Q, P]` to `[..., Q, 4]`. A small flap must not drown in
-    a quiet picture.
+def levels(config: ModelConfig, monitor: MonitorConfig, whitening: Array, ratio: Array) -> Array:
+    """How loud each kind of error is at each horizon: `[..., Q, P]` to `[..., Q, 4]`. Of places the mean of the worst
+    few, as a small flap must not drown in a quiet picture; of sensors the distance of all together.
     """
 
     def worst(part: Array) -> Array:
         count = min(monitor.worst, part.shape[-1])
         return jax.lax.top_k(part, count)[0].mean(axis=-1) if count else jnp.zeros(part.shape[:-1])
 
-    return jnp.stack([worst(part) for part in kinds(config, ratio)], axis=-1)
+    *places, sensors = kinds(config, ratio)
+    return jnp.stack([*map(worst, places), distance(whitening, sensors)], axis=-1)
 
 
-def combine(config: ModelConfig, monitor: MonitorConfig, ratio: Array, level: Array) -> Array:
-    """Raw score, the strongest evidence at any horizon and of any kind: normalised errors `[..., Q, P]` to `[...]`."""
-    return jnp.max(levels(config, monitor, ratio) / level, axis=(-2, -1))
+def evidence(config: ModelConfig, level: Array, ratio: Array) -> Array:
+    """What is averaged for the drift, of levels `[..., Q, 4]` and normalised errors `[..., Q, P]`: how loud each kind
+    of place is, and the signed errors of the sensors, `[..., E]`, E = Q (3 + S); symlog, as a jam is not a drift.
+    """
+    told = jnp.concatenate([level[..., :3], kinds(config, ratio)[3]], axis=-1)
+    return symlog(told.reshape(*told.shape[:-2], -1))
+
+
+def distance(whitening: Array, x: Array) -> Array:
+    """Mean square of `[..., F]` once whitened by `[..., F, F]`, Hotelling's T2 over F: 1 is usual; 0 where F is 0."""
+    return jnp.square(jnp.einsum("...ij,...j->...i", whitening, x)).sum(axis=-1) / max(1, x.shape[-1])
 
 
 def _fly(
@@ -209,7 +258,7 @@ def _errors(
         error = model.image_error(prediction, observation)
         pixels = _patch_means(config, error.mean(axis=-1))
         relative = _patch_means(config, model.relative_image_error(prediction, error))
-    return jnp.concatenate([pixels, relative, kl, model.sensor_error(params, prediction, observation)], axis=-1)
+    return jnp.concatenate([pixels, relative, kl, model.sensor_residual(params, prediction, observation)], axis=-1)
 
 
 def _patch_means(config: ModelConfig, pixels: Array) -> Array:
@@ -235,16 +284,12 @@ def replay(
     state: MonitorState,
     observations: Observation,
     actions: Array,
-) -> tuple[MonitorState, Array, Array]:
-    """`watch` under scan over `[T]` recorded frames.
+) -> tuple[MonitorState, Told]:
+    """`watch` under scan over `[T]` recorded frames, and what it told of each."""
 
-    Returns the state, the scores `[T]` and the errors `[T, Q, P]`.
-    """
-
-    def step(state: MonitorState, inputs: tuple[Observation, Array]) -> tuple[MonitorState, tuple[Array, Array]]:
+    def step(state: MonitorState, inputs: tuple[Observation, Array]) -> tuple[MonitorState, Told]:
         observation, action = inputs
         state, surprise = watch(config, monitor, rate_hz, params, calibration, state, observation, action)
-        return state, (surprise.score, surprise.errors)
+        return state, Told(surprise.score, surprise.drift, surprise.errors)
 
-    state, (scores, errors) = jax.lax.scan(step, state, (observations, actions))
-    return state, scores, errors
+    return jax.lax.scan(step, state, (observations, actions))

@@ -5,6 +5,7 @@
     D  deterministic units of a cell          G, V  categoricals of a cell, values of each
     K  frames of a rollout                    Q  horizons that are compared      P  places that are scored
     F  forecasts in flight                    L  frames between two launches
+    E  evidence that is averaged for the drift
 
 `...` stands for any leading axes. Images are uint8 RGB; everything else is float32 unless a field says otherwise.
 """
