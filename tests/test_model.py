@@ -137,7 +137,14 @@ def test_errors_are_squared_differences_in_units_of_the_full_scale():
     np.testing.assert_allclose(model.image_error(prediction, observation), [[[0.25]]])
     relative = model.relative_image_error(prediction, jnp.full((1, 1, 1), 0.25))
     np.testing.assert_allclose(relative, [[2.0 + 8 / 255**2]], rtol=1e-6)
-    np.testing.assert_allclose(model.sensor_residual(variables, prediction, observation), [1.0], rtol=1e-6)
+    np.testing.assert_allclose(model.sensor_error(variables, prediction, observation), [1.0], rtol=1e-6)
+
+
+def test_residuals_of_sensors_are_signed_and_in_standard_deviations_and_none_where_a_tag_is_not_known():
+    prediction = model.Prediction(None, None, jnp.log(jnp.array([3.0, 3.0])))
+    variables = {"normaliser": Normaliser(jnp.zeros(2), jnp.full(2, 2.0), jnp.zeros(0), jnp.ones(0))}
+    residual = model.sensor_residual(variables, prediction, Observation(None, jnp.array([1.0, jnp.nan])))
+    np.testing.assert_allclose(residual, [0.5 - 2.0, 0.0], rtol=1e-6)
 
 
 def test_the_variance_is_fitted_without_a_change_to_anything_else():

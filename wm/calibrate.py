@@ -38,6 +38,7 @@ FURTHEST = 10.0
 FEWEST_EXCESSES = 10
 FEWEST_BLOCKS = 12
 RESAMPLES = 200
+FOLDS = 5
 PLACE_QUANTILE = 0.99
 LEAST_VARIANCE = 1e-4
 
@@ -174,40 +175,45 @@ def fit(
         known[..., None] * errors / scale[tick % launch]
         for errors, known, tick in zip(episodes, ready, ticks, strict=True)
     ]
-    whitening = _whitening(config, ratios, ready)
-    whiten = jnp.asarray(whitening)
-    levels = [np.asarray(surprise.levels(config, monitor, whiten, jnp.asarray(ratio))) for ratio in ratios]
+    whitening, distances = _together([ratio[..., config.places :] for ratio in ratios], ready)
+    levels = [
+        np.array(surprise.levels(config, monitor, jnp.asarray(whitening), jnp.asarray(ratio))) for ratio in ratios
+    ]
+    for level, distance in zip(levels, distances, strict=True):
+        level[..., -1] = distance
 
-    frames, block = bundle.alarm.on_delay(rate_hz), fast_block(rate_hz)
-    often = chance(false_alarms / hours, block / rate_hz)
-    alone = peaks([held(level, frames) for level in levels], block)
-    level = np.ones(alone.shape[1:], np.float32)
-    for kind in zip(*np.nonzero(alone.max(axis=0)), strict=True):
-        _, level[kind] = interval(alone[:, *kind], often)
-    joint = peaks([held((each / level).max(axis=(-2, -1)), frames) for each in levels], block)
-    promise = _promise(joint, false_alarms / hours, block / rate_hz)
+    often = false_alarms / hours
+    level, score = _combined(levels, bundle.alarm.on_delay(rate_hz), fast_block(rate_hz), often, rate_hz)
 
     told = [
-        np.asarray(surprise.evidence(config, jnp.asarray(level), jnp.asarray(ratio)))[warm - begin :]
-        for level, ratio in zip(levels, ratios, strict=True)
+        np.asarray(surprise.evidence(config, jnp.asarray(each), jnp.asarray(ratio)))[warm - begin :]
+        for each, ratio in zip(levels, ratios, strict=True)
     ]
     centre = np.concatenate(told).mean(axis=0)
-    weight, block = monitor.weight(rate_hz), slow_block(monitor, rate_hz)
+    weight = monitor.weight(rate_hz)
     averages = [lfilter([weight], [1.0, weight - 1.0], each - centre, axis=0) for each in told]
-    memory = round(1.0 / weight)
-    drift_whitening = whitener(np.concatenate([each[memory - 1 :: memory] for each in averages]))
-    drifts = [np.asarray(surprise.distance(jnp.asarray(drift_whitening), jnp.asarray(each))) for each in averages]
-    slow = _promise(peaks(drifts, block), false_alarms / hours, block / rate_hz)
+    drift_whitening, drifts = _together(averages, [np.ones(each.shape[:2], bool) for each in averages])
+    drift_level, drift = _combined(drifts, 1, slow_block(monitor, rate_hz), often, rate_hz)
 
-    arrays = scale, whitening, level, promise.high, centre, drift_whitening, slow.high
-    return Calibration(*(jnp.asarray(array, jnp.float32) for array in arrays)), Promises(promise, slow)
+    arrays = scale, whitening, level, score.high, centre, drift_whitening, drift_level, drift.high
+    return Calibration(*(jnp.asarray(array, jnp.float32) for array in arrays)), Promises(score, drift)
 
 
-def _promise(blocks: NDArray[np.float64], rate: float, block_s: float) -> Promise:
-    """What maxima of blocks `[n]` are good for where `rate` false alarms may come in an hour."""
-    often = chance(rate, block_s)
-    low, high = interval(blocks, often)
-    return Promise(rate, len(blocks) * block_s / 3600, len(blocks), threshold(blocks, often), low, high)
+def _combined(
+    series: list[NDArray[Any]], frames: int, block: int, per_hour: float, rate_hz: float
+) -> tuple[NDArray[np.float32], Promise]:
+    """What each part of `[T, ...]` series, held over so many frames, would need as a threshold alone, `[...]`, and the
+    promise that the highest of them, in these units, can keep.
+    """
+    often = chance(per_hour, block / rate_hz)
+    alone = peaks([held(x, frames) for x in series], block)
+    level = np.ones(alone.shape[1:], np.float32)
+    for part in zip(*np.nonzero(alone.max(axis=0)), strict=True):
+        _, level[part] = interval(alone[:, *part], often)
+    joint = peaks([held((x / level).reshape(len(x), -1).max(axis=1), frames) for x in series], block)
+    low, high = interval(joint, often)
+    hours = len(joint) * block / rate_hz / 3600
+    return level, Promise(per_hour, hours, len(joint), threshold(joint, often), low, high)
 
 
 def peaks(series: list[NDArray[Any]], block: int) -> NDArray[Any]:
@@ -228,14 +234,23 @@ def _scale(
     )
 
 
-def _whitening(
-    config: ModelConfig, ratios: list[NDArray[np.float32]], ready: list[NDArray[np.bool_]]
-) -> NDArray[np.float32]:
-    """`[Q, S, S]` of normalised errors `[T, Q, P]` that are ready `[T, Q]`."""
-    if not config.sensors:
-        return np.zeros((ready[0].shape[1], 0, 0), np.float32)
-    sensors, known = np.concatenate([ratio[..., -config.sensors :] for ratio in ratios]), np.concatenate(ready)
-    return np.stack([whitener(sensors[known[:, place], place]) for place in range(known.shape[1])])
+def _together(
+    series: list[NDArray[Any]], ready: list[NDArray[np.bool_]]
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+    """What makes `[T, Q, F]` series uncorrelated and of unit size where they are ready `[T, Q]`, `[Q, F, F]`, and their
+    distances `[T, Q]` by what was fitted on other times: a distance from what it was fitted on is too short.
+    """
+    x, known = np.concatenate(series), np.concatenate(ready)
+    whitening = np.zeros((*x.shape[1:], x.shape[2]), np.float32)
+    distances = np.zeros(known.shape, np.float32)
+    if x.shape[2]:
+        for place, rows in enumerate(map(np.flatnonzero, known.T)):
+            whitening[place] = whitener(x[rows, place])
+            for part in np.array_split(rows, FOLDS):
+                others = np.setdiff1d(rows, part, assume_unique=True)
+                fitted = jnp.asarray(whitener(x[others, place]))
+                distances[part, place] = surprise.distance(fitted, jnp.asarray(x[part, place]))
+    return whitening, np.split(distances, np.cumsum([len(each) for each in series])[:-1])
 
 
 def whitener(x: NDArray[Any]) -> NDArray[np.float32]:

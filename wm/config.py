@@ -91,6 +91,11 @@ class ModelConfig:
     def patches(self) -> int:
         return self.grid[0] * self.grid[1]
 
+    @property
+    def places(self) -> int:
+        """How many places are scored before the sensors: the picture's patches twice and its cells."""
+        return 2 * self.patches + len(self.cells)
+
     @cached_property
     def cells(self) -> NDArray[np.int64]:
         """`[N]`, the patch of every cell of the latent state."""

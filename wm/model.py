@@ -16,7 +16,7 @@ from jax import Array
 
 from wm import rssm
 from wm.config import ModelConfig, TrainConfig
-from wm.nets import Draw, Encoder, ImageDecoder, SensorDecoder, half_sampled, sampled, symlog
+from wm.nets import Draw, Encoder, ImageDecoder, SensorDecoder, half_sampled, sampled, symexp, symlog
 from wm.types import Batch, LatentState, Normaliser, Observation
 
 Variables = dict[str, Any]
@@ -199,11 +199,17 @@ def relative_image_error(prediction: Prediction, error: Array) -> Array:
     return (error.mean(axis=-1) + GREY_LEVEL**2) * jnp.exp(-prediction.log_variance)
 
 
+def sensor_error(variables: Variables, prediction: Prediction, observation: Observation) -> Array:
+    """Squared error of the sensors in symlog of their normalised values, `[..., S]`; none for one that is not known."""
+    error = jnp.square(prediction.sensors - symlog(variables["normaliser"].sensors(observation.sensors)))
+    return jnp.where(jnp.isnan(observation.sensors), 0.0, error)
+
+
 def sensor_residual(variables: Variables, prediction: Prediction, observation: Observation) -> Array:
-    """What was seen less what was foretold of the sensors, in symlog of their normalised values, `[..., S]`; none for
-    one that is not known.
+    """What was seen less what was foretold of the sensors, in standard deviations, `[..., S]`; none for one that is not
+    known. Linear, so that sensors that go together have errors that go together.
     """
-    residual = symlog(variables["normaliser"].sensors(observation.sensors)) - prediction.sensors
+    residual = variables["normaliser"].sensors(observation.sensors) - symexp(prediction.sensors)
     return jnp.where(jnp.isnan(observation.sensors), 0.0, residual)
 
 
@@ -241,8 +247,7 @@ def loss(
             relative = relative_image_error(prediction, still(error))
             terms["variance"] = jnp.mean(relative + prediction.log_variance)
         if config.sensors:
-            residual = sensor_residual(variables, prediction, observation)
-            terms["sensors"] = jnp.sum(jnp.square(residual), axis=-1).mean()
+            terms["sensors"] = jnp.sum(sensor_error(variables, prediction, observation), axis=-1).mean()
         return terms
 
     terms = reconstruction(states, batch.observation, next(keys))

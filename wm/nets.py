@@ -32,6 +32,11 @@ def symlog(x: Array) -> Array:
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
+def symexp(x: Array) -> Array:
+    """`sign(x) (exp(|x|) - 1)`, the inverse of `symlog` (DreamerV3, equation 9)."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
 def to_patches(image: Array, patch: int) -> Array:
     """Space to depth: `[..., H, W, C]` to `[..., N, patch * patch * C]`, cells in row order."""
     *lead, height, width, channels = image.shape

@@ -25,7 +25,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import expected, most_likely, symlog, to_patches
+from wm.nets import expected, most_likely, to_patches
 from wm.types import LatentState, Observation
 
 
@@ -39,8 +39,8 @@ class Calibration:
       level: `[Q, M]` float32, the threshold that a horizon would have alone, for each of the M = 4 kinds of error that
         `kinds` tells apart.
       threshold: `[]` float32, the raw score at which a score is 1; above 1 as all of them share one promise.
-      drift_centre: `[E]`, drift_whitening: `[E, E]` float32, the same for averaged evidence.
-      drift_threshold: `[]` float32, the raw drift at which a drift is 1.
+      drift_centre: `[Q, E]` float32, the mean of the evidence. drift_whitening: `[Q, E, E]`, drift_level: `[Q]`,
+        drift_threshold: `[]` float32, the same for averaged evidence.
     """
 
     scale: Array
@@ -49,6 +49,7 @@ class Calibration:
     threshold: Array
     drift_centre: Array
     drift_whitening: Array
+    drift_level: Array
     drift_threshold: Array
 
 
@@ -59,7 +60,7 @@ class MonitorState:
     Attributes:
       latent: `[N, ...]`, the filtered present.
       in_flight: `[F, N, ...]`, forecasts for the present, the one that was launched last first.
-      average: `[E]` float32, exponentially weighted mean of the evidence, away from its normal mean.
+      average: `[Q, E]` float32, exponentially weighted mean of the evidence, away from its normal mean.
       tick: `[]` int32, frames seen.
     """
 
@@ -78,7 +79,8 @@ class Surprise:
       drift: `[]` float32, likewise of the slow signal.
       map: `[rows, columns]` float32, surprise of every patch; the worst of them reach 1 where the score does.
       errors: `[Q, P]` float32 raw errors, P = 2 R + N + S: of R patches the mean square (0..1 units) and the mean of it
-        relative to the expected one, of N cells the divergence (nats), of S sensors the signed error (symlog units).
+        relative to the expected one, of N cells the divergence (nats), of S sensors the signed error (standard
+        deviations).
       expected: `[H, W, C]` float32, the present as it was forecast `shown_s` ago, or None without a camera.
     """
 
@@ -99,15 +101,16 @@ class Told(NamedTuple):
 
 def uncalibrated(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> Calibration:
     """A calibration that leaves errors as they are."""
-    horizons, places = len(monitor.horizons_s), 2 * config.patches + len(config.cells) + config.sensors
-    evidence = horizons * (3 + config.sensors)
+    horizons, places = len(monitor.horizons_s), config.places + config.sensors
+    evidence = 3 + config.sensors
     return Calibration(
         scale=jnp.ones((monitor.launch(rate_hz), horizons, places)),
         whitening=jnp.tile(jnp.eye(config.sensors), (horizons, 1, 1)),
         level=jnp.ones((horizons, 4)),
         threshold=jnp.ones(()),
-        drift_centre=jnp.zeros(evidence),
-        drift_whitening=jnp.eye(evidence),
+        drift_centre=jnp.zeros((horizons, evidence)),
+        drift_whitening=jnp.tile(jnp.eye(evidence), (horizons, 1, 1)),
+        drift_level=jnp.ones(horizons),
         drift_threshold=jnp.ones(()),
     )
 
@@ -115,7 +118,7 @@ def uncalibrated(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) ->
 def start(config: ModelConfig, monitor: MonitorConfig, rate_hz: float) -> MonitorState:
     """The state before the first frame."""
     flights = max(0, *monitor.slots(rate_hz)) + 1
-    average = jnp.zeros(len(monitor.horizons_s) * (3 + config.sensors))
+    average = jnp.zeros((len(monitor.horizons_s), 3 + config.sensors))
     return MonitorState(rssm.start(config, ()), rssm.start(config, (flights,)), average, jnp.zeros((), jnp.int32))
 
 
@@ -158,10 +161,10 @@ def watch(
 
     away = evidence(config, level, ratio) - calibration.drift_centre
     average = state.average + jnp.all(ready) * monitor.weight(rate_hz) * (away - state.average)
-    drift = distance(calibration.drift_whitening, average) / calibration.drift_threshold
+    drift = jnp.max(distance(calibration.drift_whitening, average) / calibration.drift_level)
 
     shown = None if prediction.image is None else prediction.image[monitor.shown]
-    surprise = Surprise(score, drift, _map(config, ratio, calibration), errors, shown)
+    surprise = Surprise(score, drift / calibration.drift_threshold, _map(config, ratio, calibration), errors, shown)
     return MonitorState(latent, in_flight, average, state.tick + 1), surprise
 
 
@@ -222,10 +225,10 @@ def levels(config: ModelConfig, monitor: MonitorConfig, whitening: Array, ratio:
 
 def evidence(config: ModelConfig, level: Array, ratio: Array) -> Array:
     """What is averaged for the drift, of levels `[..., Q, 4]` and normalised errors `[..., Q, P]`: how loud each kind
-    of place is, and the signed errors of the sensors, `[..., E]`, E = Q (3 + S); symlog, as a jam is not a drift.
+    of place is, as a logarithm, because a jam is not a drift, and the signed errors of the sensors; `[..., Q, E]`,
+    E = 3 + S.
     """
-    told = jnp.concatenate([level[..., :3], kinds(config, ratio)[3]], axis=-1)
-    return symlog(told.reshape(*told.shape[:-2], -1))
+    return jnp.concatenate([jnp.log1p(level[..., :3]), kinds(config, ratio)[3]], axis=-1)
 
 
 def distance(whitening: Array, x: Array) -> Array:

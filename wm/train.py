@@ -138,7 +138,7 @@ def open_loop_error(config: ModelConfig, train: TrainConfig, variables: model.Va
     prediction = model.decode(config, variables, dream)
     if config.image:
         return model.image_error(prediction, ahead.observation).mean()
-    return jnp.square(model.sensor_residual(variables, prediction, ahead.observation)).mean()
+    return model.sensor_error(variables, prediction, ahead.observation).mean()
 
 
 def fit(
