@@ -22,7 +22,7 @@ RATE_HZ = 18.0
 HOLDOUT = 0.3
 FALSE_ALARMS_PER_HOUR = 60.0
 CANDIDATES = [
-    MonitorConfig(horizons_s=horizons, settle_s=0.0, drift_s=seconds)
+    (MonitorConfig(horizons_s=horizons, settle_s=0.0, drift_s=seconds), FALSE_ALARMS_PER_HOUR)
     for horizons in ((0.0,), (0.0, 0.5, 1.0))
     for seconds in (0.3, 0.6, 1.2)
 ]
@@ -57,7 +57,7 @@ def run(flags: Flags) -> None:
     rows = []
     for seed in flags.seeds:
         model = sensors.trained(footage.path, folder / f"seed{seed}", steps=flags.steps, seed=seed)
-        choices = choices or sensors.choose(model, footage, planted, CANDIDATES, FALSE_ALARMS_PER_HOUR, evaluate.auc)
+        choices = choices or sensors.choose(model, footage, planted, CANDIDATES, evaluate.auc)
         watching = sensors.calibrated(model, footage, choices[0].monitor, FALSE_ALARMS_PER_HOUR)
         told = evaluate.watch(watching, test, "train")
         signals = {name: np.concatenate([sensors.pick(each, name) for each in told]) for name in sensors.SIGNALS}

@@ -4,7 +4,7 @@ How far ahead to compare, how long to average and which of the two signals to tr
 into held-out normal rows. Labels are read afterwards, once, for the figures that are told.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -28,9 +28,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """A monitor, the signal that is an alarm, and how good all signals are on planted faults."""
+    """A monitor, its promise, the signal that is an alarm, and how good all signals are on planted faults."""
 
     monitor: MonitorConfig
+    false_alarms_per_hour: float
     signal: Signal
     planted: dict[Signal, float]
 
@@ -63,23 +64,23 @@ def choose(
     model: Bundle,
     footage: Footage,
     planted: Footage,
-    monitors: Sequence[MonitorConfig],
-    false_alarms_per_hour: float,
+    candidates: Iterable[tuple[MonitorConfig, float]],
     figure: Callable[[Rows, NDArray[np.bool_]], float],
 ) -> list[Choice]:
-    """What each monitor, calibrated on the held-out split, makes of planted faults, by a figure of signals `[T]` and
-    labels `[T]`, the best first.
+    """What each monitor, calibrated on the held-out split for so many false alarms an hour, makes of planted faults, by
+    a figure of signals `[T]` and labels `[T]`, the best first.
     """
     labels = np.concatenate([np.array(rows, bool) for rows in planted.metadata["labels"]])
     choices = []
-    for monitor in monitors:
-        told = evaluate.watch(calibrated(model, footage, monitor, false_alarms_per_hour), planted, "train")
+    for monitor, per_hour in candidates:
+        told = evaluate.watch(calibrated(model, footage, monitor, per_hour), planted, "train")
         signals = {signal: np.concatenate([pick(each, signal) for each in told]) for signal in SIGNALS}
         found = {signal: figure(rows, labels) for signal, rows in signals.items()}
-        choices.append(Choice(monitor, max(SIGNALS, key=found.__getitem__), found))
+        choices.append(Choice(monitor, per_hour, max(SIGNALS, key=found.__getitem__), found))
         said = ", ".join(f"{signal} {value:.3f}" for signal, value in found.items())
         Console(stderr=True).print(
-            f"on planted faults, horizons {monitor.horizons_s} s, drift over {monitor.drift_s:g} s: {said}",
+            f"planted faults, horizons {monitor.horizons_s} s, drift over {monitor.drift_s:g} s, {per_hour:g} false "
+            f"alarms an hour: {said}",
             highlight=False,
         )
     return sorted(choices, key=lambda choice: -choice.planted[choice.signal])
@@ -105,30 +106,36 @@ def plant(footage: Footage, split: str, out: Path, *, copies: int, first: int, s
 
 
 def fault(sensors: Rows, generator: np.random.Generator, first: int) -> tuple[Rows, NDArray[np.int64]]:
-    """Normal rows `[T, S]` with a fault that lasts a twentieth to a half of them, and its labels `[T]`: a tag that
-    steps, creeps, freezes or becomes noisy, or the whole machine late.
+    """Normal rows `[T, S]` with a fault that lasts a twentieth to a half of them, and its labels `[T]`: some tags step,
+    creep, freeze or become noisy, or the whole machine is late. After every other fault a part of what it shifted
+    stays, and is no fault.
     """
-    length, tags = sensors.shape
+    length, count = sensors.shape
     lasts = max(2, int(length * generator.uniform(0.05, 0.5)))
     start = int(generator.integers(first, max(first + 1, length - lasts)))
-    end, tag = min(length, start + lasts), int(generator.integers(tags))
-    size = float(sensors[:, tag].std() + 1e-3) * generator.uniform(1.0, 3.0) * generator.choice([-1.0, 1.0])
-    faulty, span = sensors.copy(), slice(start, end)
-    match generator.choice(["step", "creep", "freeze", "noise", "late"]):
+    end = min(length, start + lasts)
+    span = slice(start, end)
+    tags = generator.choice(count, generator.integers(1, count // 2 + 2), replace=False)
+    sizes = generator.uniform(1.0, 3.0, len(tags)) * generator.choice([-1.0, 1.0], len(tags))
+    sizes *= sensors[:, tags].std(axis=0) + 1e-3
+    faulty, kind = sensors.copy(), generator.choice(["step", "creep", "freeze", "noise", "late"])
+    match kind:
         case "step":
-            faulty[span, tag] += size
+            faulty[span, tags] += sizes
         case "creep":
-            faulty[span, tag] += size * np.linspace(0, 1, end - start)
+            faulty[span, tags] += np.linspace(0, 1, end - start)[:, None] * sizes
         case "freeze":
-            faulty[span, tag] = sensors[start, tag]
+            faulty[span, tags] = sensors[start, tags]
         case "noise":
-            faulty[span, tag] += abs(size) * generator.normal(size=end - start)
+            faulty[span, tags] += np.abs(sizes) * generator.normal(size=(end - start, len(tags)))
         case "late":
             late = int(generator.integers(2, max(3, lasts // 2)))
             faulty[span] = sensors[np.maximum(np.arange(start, end) - late, 0)]
+    if kind in ("step", "creep") and generator.random() < 0.5:
+        faulty[end:, tags] += generator.uniform(0.1, 0.3) * sizes
     label = np.zeros(length, np.int64)
     label[span] = 1
-    return faulty.astype(np.float32), label
+    return faulty, label
 
 
 def told_of(choices: Sequence[Choice]) -> list[dict[str, Any]]:
@@ -138,6 +145,7 @@ def told_of(choices: Sequence[Choice]) -> list[dict[str, Any]]:
             "horizons_s": choice.monitor.horizons_s,
             "settle_s": choice.monitor.settle_s,
             "drift_s": choice.monitor.drift_s,
+            "false_alarms_per_hour": choice.false_alarms_per_hour,
             "signal": choice.signal,
             "planted": choice.planted,
         }

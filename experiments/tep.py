@@ -27,7 +27,7 @@ FAR = 0.01
 FALSE_ALARMS_PER_HOUR = FAR * 3600 / PERIOD_S
 IN_A_ROW = 3
 CANDIDATES = [
-    MonitorConfig(horizons_s=horizons, settle_s=10 * PERIOD_S, drift_s=rows * PERIOD_S)
+    (MonitorConfig(horizons_s=horizons, settle_s=10 * PERIOD_S, drift_s=rows * PERIOD_S), FALSE_ALARMS_PER_HOUR)
     for horizons in ((0.0,), (20 * PERIOD_S,))
     for rows in (3, 5, 10)
 ]
@@ -65,7 +65,7 @@ def run(flags: Flags) -> None:
     rows = []
     for seed in flags.seeds:
         model = sensors.trained(footage.path, folder / f"seed{seed}", steps=flags.steps, seed=seed, size="debug")
-        choices = choices or sensors.choose(model, footage, planted, CANDIDATES, FALSE_ALARMS_PER_HOUR, detected)
+        choices = choices or sensors.choose(model, footage, planted, CANDIDATES, detected)
         watching = sensors.calibrated(model, footage, choices[0].monitor, FALSE_ALARMS_PER_HOUR)
         told = {name: evaluate.watch(watching, test, "train")[0] for name, test in tests.items()}
         for signal in sensors.SIGNALS:

@@ -132,10 +132,10 @@ def test_the_score_keeps_the_worst_places_and_all_sensors_together(jit):
 @pytest.mark.parametrize("jit", [False, True])
 def test_evidence_of_a_drift_is_how_loud_places_are_and_the_signed_errors_of_sensors(jit):
     ratio = np.zeros((1, 3 * CONFIG.patches + 1), np.float32)
-    ratio[:, -1] = -(np.e - 1)
-    level = jnp.array([[np.e**2 - 1, 0.0, np.e - 1, 7.0]])
+    ratio[:, -1] = -(np.e - 1) / 2
+    level, whitening = jnp.array([[np.e**2 - 1, 0.0, np.e - 1, 7.0]]), jnp.array([[[2.0]]])
     run = jax.jit(surprise.evidence, static_argnums=0) if jit else surprise.evidence
-    np.testing.assert_allclose(run(CONFIG, level, ratio), [[2.0, 0.0, 1.0, 1.0 - np.e]], rtol=1e-6)
+    np.testing.assert_allclose(run(CONFIG, whitening, level, ratio), [[2.0, 0.0, 1.0, -1.0]], rtol=1e-6)
 
 
 def test_a_horizon_is_scored_once_a_forecast_from_a_settled_filter_can_arrive_there(bundle, watched):
@@ -157,7 +157,7 @@ def test_the_drift_is_the_distance_of_averaged_evidence_and_forgets_at_its_own_p
     _, told = quick.replay(quick.start(), Observation(pictures, sensors), actions)
     whitening = jnp.tile(jnp.eye(1), (5, 1, 1))
     level = surprise.levels(CONFIG, MONITOR, whitening, told.errors)
-    seen = np.asarray(surprise.evidence(CONFIG, level, told.errors))
+    seen = np.asarray(surprise.evidence(CONFIG, whitening, level, told.errors))
     average, drifts = np.zeros((5, 4)), []
     for t in range(40, TICKS):
         average = (average + seen[t]) / 2

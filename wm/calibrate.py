@@ -176,9 +176,8 @@ def fit(
         for errors, known, tick in zip(episodes, ready, ticks, strict=True)
     ]
     whitening, distances = _together([ratio[..., config.places :] for ratio in ratios], ready)
-    levels = [
-        np.array(surprise.levels(config, monitor, jnp.asarray(whitening), jnp.asarray(ratio))) for ratio in ratios
-    ]
+    white = jnp.asarray(whitening)
+    levels = [np.array(surprise.levels(config, monitor, white, jnp.asarray(ratio))) for ratio in ratios]
     for level, distance in zip(levels, distances, strict=True):
         level[..., -1] = distance
 
@@ -186,7 +185,7 @@ def fit(
     level, score = _combined(levels, bundle.alarm.on_delay(rate_hz), fast_block(rate_hz), often, rate_hz)
 
     told = [
-        np.asarray(surprise.evidence(config, jnp.asarray(each), jnp.asarray(ratio)))[warm - begin :]
+        np.asarray(surprise.evidence(config, white, jnp.asarray(each), jnp.asarray(ratio)))[warm - begin :]
         for each, ratio in zip(levels, ratios, strict=True)
     ]
     centre = np.concatenate(told).mean(axis=0)

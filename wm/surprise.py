@@ -11,8 +11,9 @@ Wear is too slow for any of this, as every single error stays normal. So the err
 memory, and how unusual their averages are together is a signal of its own, the drift (a multivariate EWMA chart; Lowry
 et al., A Multivariate Exponentially Weighted Moving Average Control Chart, 1992).
 
-Nothing is drawn at random: the filter and its forecasts take the most likely value of every categorical. A monitor that
-samples surprises itself: its rare bad draws are louder than what comes before a jam.
+Nothing is drawn at random: a monitor that samples surprises itself, as its rare bad draws are louder than what comes
+before a jam. Of a picture the filter and its forecasts take the most likely value of every categorical, as the mean of
+several futures is a blur that no place can leave; of sensors alone they take the expected one.
 """
 
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from jax import Array
 
 from wm import model, rssm
 from wm.config import ModelConfig, MonitorConfig
-from wm.nets import expected, most_likely, to_patches
+from wm.nets import Draw, expected, most_likely, symlog, to_patches
 from wm.types import LatentState, Observation
 
 
@@ -143,9 +144,9 @@ def watch(
     launch = monitor.launch(rate_hz)
 
     embedding = model.encode(config, params, observation)
-    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, draw=most_likely)
+    latent, posterior = model.obs_step(config, params, state.latent, action, embedding, draw=drawn(config))
     next_prior = model.prior(config, params, latent.deter)
-    next_frame = LatentState(latent.deter, most_likely(None, next_prior))
+    next_frame = LatentState(latent.deter, drawn(config)(None, next_prior))
     in_flight, priors = _fly(config, launch, params, state, action)
     forecasts, priors = jax.tree.map(
         lambda one, flying: jnp.concatenate([one[None], flying])[compared],
@@ -159,7 +160,7 @@ def watch(
     level = levels(config, monitor, calibration.whitening, ratio)
     score = jnp.max(level / calibration.level) / calibration.threshold
 
-    away = evidence(config, level, ratio) - calibration.drift_centre
+    away = evidence(config, calibration.whitening, level, ratio) - calibration.drift_centre
     average = state.average + jnp.all(ready) * monitor.weight(rate_hz) * (away - state.average)
     drift = jnp.max(distance(calibration.drift_whitening, average) / calibration.drift_level)
 
@@ -198,9 +199,14 @@ def coast(
     """The state after a frame that never came: everything moves on by the prior, so that the next frame is compared
     with what was forecast for its own time.
     """
-    latent, _ = model.img_step(config, params, state.latent, action, draw=most_likely)
+    latent, _ = model.img_step(config, params, state.latent, action, draw=drawn(config))
     in_flight, _ = _fly(config, monitor.launch(rate_hz), params, state, action)
     return MonitorState(latent, in_flight, state.average, state.tick + 1)
+
+
+def drawn(config: ModelConfig) -> Draw:
+    """What the monitor takes of a categorical."""
+    return most_likely if config.image else expected
 
 
 def kinds(config: ModelConfig, errors: Array) -> list[Array]:
@@ -223,17 +229,22 @@ def levels(config: ModelConfig, monitor: MonitorConfig, whitening: Array, ratio:
     return jnp.stack([*map(worst, places), distance(whitening, sensors)], axis=-1)
 
 
-def evidence(config: ModelConfig, level: Array, ratio: Array) -> Array:
+def evidence(config: ModelConfig, whitening: Array, level: Array, ratio: Array) -> Array:
     """What is averaged for the drift, of levels `[..., Q, 4]` and normalised errors `[..., Q, P]`: how loud each kind
-    of place is, as a logarithm, because a jam is not a drift, and the signed errors of the sensors; `[..., Q, E]`,
-    E = 3 + S.
+    of place is, and the signed errors of the sensors, whitened; `[..., Q, E]`, E = 3 + S. All of it as logarithms,
+    because a jam is not a drift.
     """
-    return jnp.concatenate([jnp.log1p(level[..., :3]), kinds(config, ratio)[3]], axis=-1)
+    return symlog(jnp.concatenate([level[..., :3], whitened(whitening, kinds(config, ratio)[3])], axis=-1))
+
+
+def whitened(whitening: Array, x: Array) -> Array:
+    """`[..., F]` by `[..., F, F]`."""
+    return jnp.einsum("...ij,...j->...i", whitening, x)
 
 
 def distance(whitening: Array, x: Array) -> Array:
     """Mean square of `[..., F]` once whitened by `[..., F, F]`, Hotelling's T2 over F: 1 is usual; 0 where F is 0."""
-    return jnp.square(jnp.einsum("...ij,...j->...i", whitening, x)).sum(axis=-1) / max(1, x.shape[-1])
+    return jnp.square(whitened(whitening, x)).sum(axis=-1) / max(1, x.shape[-1])
 
 
 def _fly(
@@ -249,7 +260,7 @@ def _fly(
         state.in_flight,
     )
     actions = jnp.broadcast_to(action, (flying.deter.shape[0], *action.shape))
-    return model.img_step(config, params, flying, actions, draw=most_likely)
+    return model.img_step(config, params, flying, actions, draw=drawn(config))
 
 
 def _errors(
