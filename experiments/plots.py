@@ -107,3 +107,17 @@ def film(pictures: Iterable[Errors], rate_hz: float, path: Path) -> None:
 def _colours(picture: Errors) -> NDArray[np.uint8]:
     """A picture `[H, W, C]` in 0..1 as bytes of three colours."""
     return np.broadcast_to((255 * picture).round().astype(np.uint8), (*picture.shape[:2], 3))
+
+
+def promises(rows: list[dict[str, Any]], path: Path) -> None:
+    """False alarms a shift that were observed, of every trial, against those that were promised."""
+    drawn, (axis,) = figure()
+    for row in rows:
+        asked = np.array([float(rate) for rate in row["alarms"]])
+        seen = np.array(list(row["alarms"].values())) / row["hours"] * 8.0
+        axis.plot(asked, seen, "o", color=BLUE, markersize=3, alpha=0.5)
+    most = max(map(float, rows[0]["alarms"]))
+    axis.plot([0, most], [0, most], color=RED, linewidth=0.8, label="promised: at most")
+    axis.legend(frameon=False)
+    axis.set(xlabel="false alarms a shift, promised", ylabel="observed", ylim=(0, None))
+    write(drawn, path)

@@ -98,6 +98,9 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
         assert kept.low <= kept.high
     assert (calibration.threshold, calibration.drift_threshold) == (np.float32(promise.high), np.float32(slow.high))
     assert sum(told) == 2 * 1200
+    for each in seen:
+        again = calibrate.scores(calibration, calibrate.levels(bundle, calibration, each.errors))
+        np.testing.assert_allclose(again, each.score, rtol=1e-4, atol=1e-6)
 
 
 def test_evidence_with_rare_high_moments_does_not_deafen_the_rest(untrained, tmp_path, monkeypatch):

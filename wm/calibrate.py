@@ -165,6 +165,24 @@ def fit(
     bundle: Bundle, episodes: list[NDArray[np.float32]], false_alarms: float, hours: float
 ) -> tuple[Calibration, Promises]:
     """Calibration for at most `false_alarms` in `hours`, from the raw errors `[T, Q, P]` of whole normal episodes."""
+    return promise(bundle, learn(bundle, episodes), false_alarms, hours)
+
+
+class Normal(NamedTuple):
+    """What normal episodes look like, before any rate is named: arrays of a `Calibration`, and for each episode what
+    they make of it, levels `[T, Q, M]` and drifts `[T, Q]`.
+    """
+
+    scale: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+    drift_centre: NDArray[np.float32]
+    drift_whitening: NDArray[np.float32]
+    levels: list[NDArray[np.float32]]
+    drifts: list[NDArray[np.float32]]
+
+
+def learn(bundle: Bundle, episodes: list[NDArray[np.float32]]) -> Normal:
+    """What is normal in the raw errors `[T, Q, P]` of whole episodes."""
     config, monitor, rate_hz = bundle.config, bundle.monitor, bundle.spec.rate_hz
     begin, warm, launch = min(monitor.ready(rate_hz)), monitor.warm(rate_hz), monitor.launch(rate_hz)
     episodes = [errors[begin:] for errors in episodes if len(errors) > begin]
@@ -177,25 +195,42 @@ def fit(
     ]
     whitening, distances = _together([ratio[..., config.places :] for ratio in ratios], ready)
     white = jnp.asarray(whitening)
-    levels = [np.array(surprise.levels(config, monitor, white, jnp.asarray(ratio))) for ratio in ratios]
-    for level, distance in zip(levels, distances, strict=True):
+    heard = [np.array(surprise.levels(config, monitor, white, jnp.asarray(ratio))) for ratio in ratios]
+    for level, distance in zip(heard, distances, strict=True):
         level[..., -1] = distance
-
-    often = false_alarms / hours
-    level, score = _combined(levels, bundle.alarm.on_delay(rate_hz), fast_block(rate_hz), often, rate_hz)
-
     told = [
-        np.asarray(surprise.evidence(config, white, jnp.asarray(each), jnp.asarray(ratio)))[warm - begin :]
-        for each, ratio in zip(levels, ratios, strict=True)
+        np.asarray(surprise.evidence(config, white, jnp.asarray(level), jnp.asarray(ratio)))[warm - begin :]
+        for level, ratio in zip(heard, ratios, strict=True)
     ]
     centre = np.concatenate(told).mean(axis=0)
     weight = monitor.weight(rate_hz)
     averages = [lfilter([weight], [1.0, weight - 1.0], each - centre, axis=0) for each in told]
     drift_whitening, drifts = _together(averages, [np.ones(each.shape[:2], bool) for each in averages])
-    drift_level, drift = _combined(drifts, 1, slow_block(monitor, rate_hz), often, rate_hz)
+    return Normal(scale, whitening, centre, drift_whitening, heard, drifts)
 
-    arrays = scale, whitening, level, score.high, centre, drift_whitening, drift_level, drift.high
-    return Calibration(*(jnp.asarray(array, jnp.float32) for array in arrays)), Promises(score, drift)
+
+def promise(bundle: Bundle, normal: Normal, false_alarms: float, hours: float) -> tuple[Calibration, Promises]:
+    """Thresholds of both signals for at most `false_alarms` in `hours`."""
+    monitor, rate_hz, per_hour = bundle.monitor, bundle.spec.rate_hz, false_alarms / hours
+    on_delay = bundle.alarm.on_delay(rate_hz)
+    level, score = _combined(normal.levels, on_delay, fast_block(rate_hz), per_hour, rate_hz)
+    drift_level, drift = _combined(normal.drifts, 1, slow_block(monitor, rate_hz), per_hour, rate_hz)
+    seen = normal.scale, normal.whitening, level, score.high
+    slow = normal.drift_centre, normal.drift_whitening, drift_level, drift.high
+    return Calibration(*(jnp.asarray(array, jnp.float32) for array in (*seen, *slow))), Promises(score, drift)
+
+
+def levels(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a calibration makes of the raw errors `[T, Q, P]` of a whole episode, `[T, Q, M]`, see `surprise.levels`."""
+    rate_hz, ticks = bundle.spec.rate_hz, np.arange(len(errors))
+    ready = ticks[:, None] >= np.array(bundle.monitor.ready(rate_hz))
+    ratio = ready[..., None] * errors / np.asarray(calibration.scale)[ticks % bundle.monitor.launch(rate_hz)]
+    return np.asarray(surprise.levels(bundle.config, bundle.monitor, calibration.whitening, jnp.asarray(ratio)))
+
+
+def scores(calibration: Calibration, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores `[T]` of levels `[T, Q, M]`."""
+    return (levels / np.asarray(calibration.level)).max(axis=(-2, -1)) / float(calibration.threshold)
 
 
 def _combined(
