@@ -76,7 +76,7 @@ class Serial:
 def test_footage_that_the_model_knows_or_too_little_of_it_is_refused(made, tmp_path):
     with pytest.raises(InputError, match="was trained on"):
         promise.run(promise.Flags((made / "learnt",), tmp_path / "out", made / "bundle"))
-    with pytest.raises(InputError, match="too few to calibrate on 4.5 h"):
+    with pytest.raises(InputError, match=r"too few to calibrate on 4\.5 h"):
         promise.run(promise.Flags((made / "normal",), tmp_path / "out", made / "bundle"))
     assert not (tmp_path / "out").exists()
 
