@@ -4,10 +4,10 @@ Nobody sets a threshold. The user names a rate, at most so many false alarms in 
 gives the distribution of what the alarm reacts to, the score held over the on-delay, as maxima of short blocks. Every
 kind of error at every horizon is first measured in units of its own threshold, as if it had to keep the promise alone,
 at the upper end of that threshold's interval: one with rare high moments does not deafen the others, and one of whose
-tail little is known has little to say. Their highest is the score. Where the rate lies inside
-what the footage shows, a threshold is an order statistic; beyond it, a generalised Pareto tail is fitted to the upper
-blocks (peaks over threshold: Coles, An Introduction to Statistical Modeling of Extreme Values, chapter 4). How far a
-tail may be trusted is limited, and footage that cannot carry the promise is refused.
+tail little is known has little to say. Their highest is the score. Where the footage shows enough blocks above it, a
+threshold is an order statistic; else a generalised Pareto tail is fitted to the upper blocks (peaks over threshold:
+Coles, An Introduction to Statistical Modeling of Extreme Values, chapter 4), and the higher of both is taken. How far
+a tail may be trusted is limited, and footage that cannot carry the promise is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +38,8 @@ FURTHEST = 10.0
 FEWEST_EXCESSES = 10
 FEWEST_BLOCKS = 12
 RESAMPLES = 200
+STRETCH = 60
+FEWEST_STRETCHES = 20
 FOLDS = 5
 PLACE_QUANTILE = 0.99
 LEAST_VARIANCE = 1e-4
@@ -50,8 +52,8 @@ class Promise:
     Attributes:
       false_alarms_per_hour: the rate that was asked for.
       hours: normal footage that was used. blocks: how many blocks it was.
-      estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled blocks, for the thresholds of
-        the kinds as they were found. The threshold is `high`: "at most" should mean at most.
+      estimate: raw score that keeps the rate. low, high: its 90 % interval over resampled footage, for the thresholds
+        of the kinds as they were found. The threshold is `high`: "at most" should mean at most.
     """
 
     false_alarms_per_hour: float
@@ -308,21 +310,30 @@ def normal(config: ModelConfig, errors: NDArray[np.float32]) -> NDArray[np.float
     return np.concatenate(floored).astype(np.float32)
 
 
-def threshold(peaks: np.ndarray, chance: float) -> float:
+def threshold(peaks: NDArray[Any], chance: float) -> float:
     """The raw score that a block's maximum passes with probability `chance`, from maxima `[n]` of normal blocks."""
-    if chance * len(peaks) >= 1.0:
-        return float(np.quantile(peaks, 1.0 - chance, method="higher"))
+    seen = float(np.quantile(peaks, 1.0 - chance, method="higher")) if chance * len(peaks) >= 1.0 else 0.0
+    if chance * len(peaks) >= FEWEST_EXCESSES:
+        return seen
     upper = max(FEWEST_EXCESSES, round(TAIL_SHARE * len(peaks)))
     base = np.sort(peaks)[-upper - 1]
     excess = np.sort(peaks)[-upper:] - base
     shape, _, scale = genpareto.fit(excess, floc=0.0)
-    return float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale))
+    return max(seen, float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale)))
 
 
-def interval(peaks: np.ndarray, chance: float) -> tuple[float, float]:
-    """The 90 % interval of `threshold` over resampled blocks."""
+def interval(peaks: NDArray[Any], chance: float) -> tuple[float, float]:
+    """The 90 % interval of `threshold` over resampled stretches of consecutive blocks, as what happens in one is not
+    new in the next (block bootstrap: Kuensch, The Jackknife and the Bootstrap for General Stationary Observations,
+    1989).
+    """
     generator = np.random.default_rng(0)
-    resampled = [threshold(generator.choice(peaks, len(peaks)), chance) for _ in range(RESAMPLES)]
+    length = max(1, min(STRETCH, len(peaks) // FEWEST_STRETCHES))
+    stretches = np.arange(len(peaks) // length * length).reshape(-1, length)
+    resampled = [
+        threshold(peaks[stretches[generator.integers(len(stretches), size=len(stretches))].ravel()], chance)
+        for _ in range(RESAMPLES)
+    ]
     low, high = np.quantile(resampled, [0.05, 0.95])
     return float(low), float(high)
 
