@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wm.surprise import Told
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -120,4 +122,21 @@ def promises(rows: list[dict[str, Any]], path: Path) -> None:
     axis.plot([0, most], [0, most], color=RED, linewidth=0.8, label="promised: at most")
     axis.legend(frameon=False)
     axis.set(xlabel="false alarms a shift, promised", ylabel="observed", ylim=(0, None))
+    write(drawn, path)
+
+
+def drift(told: dict[str, Told], rate_hz: float, path: Path) -> None:
+    """The score of every line, once a minute its highest, above its drift, and the threshold of both."""
+    drawn, axes = figure(2)
+    colours = dict(zip(told, (BLUE, ORANGE), strict=True))
+    minute = round(60 * rate_hz)
+    for name, line in told.items():
+        for axis, signal in zip(axes, (line.score, line.drift), strict=True):
+            highest = signal[: len(signal) // minute * minute].reshape(-1, minute).max(axis=1)
+            axis.plot(np.arange(len(highest)), highest, color=colours[name], label=name)
+    for axis, name in zip(axes, ("score", "drift"), strict=True):
+        axis.axhline(1.0, color=RED, linewidth=0.8)
+        axis.set(ylabel=f"{name}, highest\nof a minute", yscale="symlog", ylim=(0, None))
+    axes[0].legend(frameon=False, ncols=2)
+    axes[1].set(xlabel="minutes")
     write(drawn, path)

@@ -37,6 +37,8 @@ class Flags:
     """Seed of the first episode."""
     tail_rate: float = TAIL_RATE
     """Chance that a carton arrives badly: 0 for footage without a jam."""
+    wear_per_hour: float = 0.0
+    """How fast the guide wears; at a wear of 1 it is rough and 4 mm thinner."""
     vary: bool = True
     """Let the operator's speed setpoint vary, so that the model learns what speed does."""
     holdout: float = 0.2
@@ -51,6 +53,7 @@ class Take(NamedTuple):
     seed: int
     frames: int
     tail_rate: float
+    wear_per_hour: float
     vary: bool
     path: Path
 
@@ -70,7 +73,7 @@ def film(take: Take, filmed: "Queue[int]") -> dict[str, Any]:
     sensors = np.empty((take.frames, len(SPEC.tags)), np.float32)
     actions = np.empty((take.frames, len(SPEC.actions)), np.float32)
     times = np.empty(take.frames)
-    with Line(take.seed, tail_rate=take.tail_rate) as line:
+    with Line(take.seed, tail_rate=take.tail_rate, wear_per_hour=take.wear_per_hour) as line:
         for t, speed in enumerate(speeds):
             line.operator_speed = float(speed)
             frames[t], sensors[t], actions[t], times[t], _ = line.step()
@@ -93,6 +96,8 @@ def record(flags: Flags) -> None:
     frames = round(flags.minutes * 60 * SPEC.rate_hz)
     if min(frames, flags.episodes, flags.jobs) < 1:
         raise InputError("--minutes, --episodes and --jobs must be greater than 0")
+    if flags.wear_per_hour < 0:
+        raise InputError(f"--wear-per-hour is 0 or more, not {flags.wear_per_hour:g}")
     if not 0 <= flags.tail_rate <= 1:
         raise InputError(f"--tail-rate is a chance from 0 to 1, not {flags.tail_rate}")
     context = multiprocessing.get_context("spawn")
@@ -104,7 +109,10 @@ def record(flags: Flags) -> None:
         progress() as bar,
     ):
         seeds = range(flags.seed, flags.seed + flags.episodes)
-        takes = [Take(seed, frames, flags.tail_rate, flags.vary, Path(folder) / str(seed)) for seed in seeds]
+        takes = [
+            Take(seed, frames, flags.tail_rate, flags.wear_per_hour, flags.vary, Path(folder) / str(seed))
+            for seed in seeds
+        ]
         task = bar.add_task("record", total=frames * flags.episodes, unit="frames")
         filmed = manager.Queue()
         filming = [pool.submit(film, take, filmed) for take in takes]

@@ -8,6 +8,7 @@ from conftest import noise_bundle, write_box_footage
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import genpareto
 
 from wm import alarm, calibrate
 from wm.config import AlarmConfig, ModelConfig, MonitorConfig
@@ -33,6 +34,12 @@ def test_the_interval_is_wider_where_high_blocks_come_together():
 def test_beyond_the_footage_an_exponential_tail_is_continued():
     peaks = np.random.default_rng(0).exponential(size=4000)
     assert calibrate.threshold(peaks, 1e-4) == pytest.approx(-np.log(1e-4), rel=0.25)
+
+
+@pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
+def test_a_pareto_tail_is_found_again(shape):
+    sample = np.sort(genpareto.rvs(shape, scale=2.0, size=20_000, random_state=0))
+    np.testing.assert_allclose(calibrate.pareto(sample), (shape, 2.0), atol=0.06)
 
 
 def test_the_fewest_blocks_still_carry_a_tail():

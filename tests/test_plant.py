@@ -234,3 +234,25 @@ def test_about_as_many_cartons_come_from_a_tail_as_the_rate_says():
     kinds = [draw(1, number, 0.3).tail for number in range(400)]
     assert 90 <= sum(kind is not None for kind in kinds) <= 150
     assert set(TAILS) <= set(kinds)
+
+
+def test_a_guide_that_wears_lets_cartons_stray_and_none_strays_on_a_sound_one():
+    def straying(plant: Plant) -> float:
+        """Spread in millimetres across the belt, of cartons that were pressed against the fence."""
+        ways = []
+        while plant.time < 40.0:
+            plant.advance(1.0, FRAME)
+            state = plant.snapshot().state
+            poses = plant._bodies[[item.body for item in state.on_line]]
+            ways += [1000 * pose[1] for pose in poses if 0.2 < pose[0] < 0.5]
+        return float(np.std(ways))
+
+    sound, worn = (Plant(5, tail_rate=0.0, wear_per_hour=wear) for wear in (0.0, 90.0))
+    assert straying(worn) > 2 * straying(sound)
+
+
+def test_a_worn_plant_goes_on_from_its_snapshot_bit_for_bit():
+    first, second = (Plant(5, tail_rate=0.0, wear_per_hour=60.0) for _ in range(2))
+    run(first, 4.0)
+    second.restore(first.snapshot())
+    assert same(run(first, 2.0).snapshot(), run(second, 2.0).snapshot())

@@ -316,10 +316,20 @@ def threshold(peaks: NDArray[Any], chance: float) -> float:
     if chance * len(peaks) >= FEWEST_EXCESSES:
         return seen
     upper = max(FEWEST_EXCESSES, round(TAIL_SHARE * len(peaks)))
-    base = np.sort(peaks)[-upper - 1]
-    excess = np.sort(peaks)[-upper:] - base
-    shape, _, scale = genpareto.fit(excess, floc=0.0)
-    return max(seen, float(base + genpareto.isf(chance * len(peaks) / len(excess), shape, scale=scale)))
+    base, *excess = np.sort(peaks)[-upper - 1 :]
+    shape, scale = pareto(np.array(excess) - base)
+    return max(seen, float(base + genpareto.isf(chance * len(peaks) / upper, shape, scale=scale)))
+
+
+def pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
+    """Shape and scale of the generalised Pareto distribution of an ascending sample `[n]`, by probability-weighted
+    moments, which are at their best in small samples (Hosking and Wallis, Parameter and Quantile Estimation for the
+    Generalized Pareto Distribution, 1987, section 3).
+    """
+    below = (np.arange(len(excess)) + 0.65) / len(excess)
+    mean, weighted = excess.mean(), (excess * (1.0 - below)).mean()
+    spread = max(mean - 2.0 * weighted, 1e-12)
+    return 2.0 - mean / spread, max(2.0 * mean * weighted / spread, 1e-12)
 
 
 def interval(peaks: NDArray[Any], chance: float) -> tuple[float, float]:

@@ -44,7 +44,7 @@ class LineFrame(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Plant and PLC; a line of the same seed, tail rate, tails and mishaps goes on from it bit for bit."""
+    """Plant and PLC; a line of the same seed, tail rate, tails, mishaps and wear goes on from it bit for bit."""
 
     plant: PlantSnapshot
     inputs: PlantInputs
@@ -125,12 +125,13 @@ class Line:
         tail_rate: float = TAIL_RATE,
         tails: Mapping[int, Tail] | None = None,
         mishaps: Mapping[int, Mishap] | None = None,
+        wear_per_hour: float = 0.0,
         operator_speed: float = 1.0,
         plc: str | None = None,
     ) -> None:
         self.operator_speed = operator_speed
         self.registers = read_map(REGISTERS)
-        self.plant = Plant(seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps)
+        self.plant = Plant(seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps, wear_per_hour=wear_per_hour)
         self._plc = InProcess(self.registers) if plc is None else OverModbus(plc, self.registers)
         self._inputs = PlantInputs(infeed_eye=False, gate_eye=False, cartons_out=0)
         names = self.registers.tag_names

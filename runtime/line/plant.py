@@ -22,6 +22,8 @@ SLOW: Final = 0.1  # of the belt's speed
 PACE_SMOOTHING: Final = SCAN / 0.25  # contact makes a standing carton tremble
 BLOCK_SECONDS: Final = 2.5
 STICKS_SECONDS: Final = 1.0
+WORN_FRICTION: Final = 0.50  # of the fence at a wear of 1, which also has lost
+WORN_AWAY: Final = 0.004  # metres of its thickness
 REACH_OF_TAIL: Final = 3  # how many cartons behind one from a tail may stand because of it
 
 
@@ -101,7 +103,7 @@ class State:
 
 
 class Snapshot(NamedTuple):
-    """Everything needed to go on from here bit for bit, in a plant of the same seed, tail rate, tails and mishaps."""
+    """Everything needed to go on from here bit for bit, in a plant made alike."""
 
     physics: NDArray[np.float64]
     state: State
@@ -112,7 +114,7 @@ class Plant:
 
     `tail_rate` is the chance that a carton is drawn from a tail of the initial conditions; `tails` forces a kind on
     given carton numbers, and `mishaps` befall given ones on their way. Whether such a carton jams is left to the
-    physics.
+    physics. The fence, which guides the cartons, wears by `wear_per_hour`.
     """
 
     def __init__(
@@ -122,8 +124,10 @@ class Plant:
         tail_rate: float = TAIL_RATE,
         tails: Mapping[int, Tail] | None = None,
         mishaps: Mapping[int, Mishap] | None = None,
+        wear_per_hour: float = 0.0,
     ) -> None:
         self.seed = seed
+        self._wear_per_hour = wear_per_hour
         self._tail_rate = tail_rate
         self._tails = dict(tails or {})
         self._mishaps = dict(mishaps or {})
@@ -132,6 +136,7 @@ class Plant:
         self._gate_position, self._bodies = self._data.qpos[:1], self._data.qpos[1:].reshape(scene.CARTONS, 8)
         self._velocities = self._data.qvel[1:].reshape(scene.CARTONS, 7)
         self._lid_damping = self._model.dof_damping[1:].reshape(scene.CARTONS, 7)[:, 6]
+        self._fence = self._model.geom("fence")
         self._belts = [self._model.geom(f"belt{index}").id for index in range(len(scene.BELTS))]
         self._gate_position[:] = scene.GATE_STROKE
         self._state = State(seed)
@@ -150,6 +155,7 @@ class Plant:
         """Runs for `seconds` (whole scans of 20 ms) with the feeder and infeed belt at `feeder_speed` (0..1)."""
         self._state = replace(self._state, feeder_speed=feeder_speed)
         for _ in range(round(seconds / SCAN)):
+            self._wear()
             self._release()
             self._park()
             self._befall()
@@ -183,7 +189,7 @@ class Plant:
         return Snapshot(physics, self._state)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to `snapshot`, taken from a plant with the same seed, tail rate, tails and mishaps."""
+        """Goes back to `snapshot`, taken from a plant that was made alike."""
         mujoco.mj_setState(self._model, self._data, snapshot.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
         self._state = snapshot.state
         for item in self._state.on_line:
@@ -202,6 +208,12 @@ class Plant:
             for item in self._state.on_line
         )
         self._state = replace(self._state, seed=seed, on_line=on_line)
+
+    def _wear(self) -> None:
+        """The fence grows rough and recedes."""
+        wear = self._wear_per_hour * self.time / 3600
+        self._fence.friction[0] = scene.FENCE_FRICTION + wear * (WORN_FRICTION - scene.FENCE_FRICTION)
+        self._fence.pos[1] = scene.FENCE_Y + scene.RAIL_THICKNESS / 2 + wear * WORN_AWAY
 
     def _release(self) -> None:
         state = self._state

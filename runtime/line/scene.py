@@ -42,6 +42,7 @@ BELTS: Final = (
 SLIPPING: Final = 1  # the belt that may slip
 BELT_HALF_WIDTH: Final = 0.15
 FENCE_Y: Final = 0.064
+FENCE_FRICTION: Final = 0.15
 RAIL_HEIGHT: Final = 0.030
 RAIL_THICKNESS: Final = 0.010
 RAIL_PATH: Final = ((-1.05, -0.130), (0.12, -0.130), (0.16, -0.064), (1.05, -0.064))  # the opposite rail steps in
@@ -80,7 +81,7 @@ def mjcf() -> str:
   </default>
   <worldbody>
     {"".join(_belt(index, belt) for index, belt in enumerate(BELTS))}
-    {_rail("fence", BELTS[0].start, FENCE_Y, BELTS[-1].end, FENCE_Y, side=1, friction=0.15)}
+    {_rail("fence", BELTS[0].start, FENCE_Y, BELTS[-1].end, FENCE_Y, side=1, friction=FENCE_FRICTION)}
     {"".join(_rail(f"rail{i}", *a, *b, side=-1, friction=0.5) for i, (a, b) in enumerate(pairwise(RAIL_PATH)))}
     {_lip()}
     <body name="gate" gravcomp="1" pos="{GATE_X} 0 {GATE_FLOOR + GATE_HALF[2]}">
