@@ -31,6 +31,14 @@ class Flags:
     """Gradient steps."""
     batch: int = TrainConfig.batch
     """Windows in a step, shared by all devices."""
+    context: int = TrainConfig.context
+    """Frames of a window that are filtered before the open loop starts."""
+    open_loop: int = TrainConfig.open_loop
+    """Frames of a window that are foretold from there; fewer make a step cheaper and teach a shorter horizon."""
+    beta_dynamics: float = TrainConfig.beta_dynamics
+    """What a nat of the prior costs against the squared error of a picture; lower it where what moves is faint."""
+    beta_representation: float = TrainConfig.beta_representation
+    """What a nat of the posterior costs, by custom a tenth of that."""
     learning_rate: float = TrainConfig.learning_rate
     """Peak of the learning rate."""
     patience: int = TrainConfig.patience
@@ -110,8 +118,11 @@ def _settings(flags: Flags) -> TrainConfig:
     """Raises InputError for a value that cannot be meant."""
     if min(flags.steps, flags.batch, flags.patience) < 1:
         raise InputError("--steps, --batch and --patience must be at least 1.")
-    if flags.learning_rate <= 0:
-        raise InputError("--learning-rate must be above 0.")
+    if min(flags.learning_rate, flags.beta_dynamics, flags.beta_representation) <= 0:
+        raise InputError("--learning-rate, --beta-dynamics and --beta-representation must be above 0.")
+    fewest = TrainConfig.decoded
+    if flags.context < 1 or flags.open_loop < fewest:
+        raise InputError(f"--context must be at least 1 and --open-loop {fewest}, as so many frames are decoded.")
     if not (0 <= flags.gain < 1 and 0 <= flags.tint < 1 and flags.shift >= 0):
         raise InputError("--gain and --tint are shares from 0 up to below 1, --shift is a number of pixels from 0.")
     alone = flags.processes == 1 and flags.coordinator is None
