@@ -69,10 +69,17 @@ def test_an_alarm_comes_exactly_when_the_held_score_reaches_one(scores, frames):
 
 def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
     config = ModelConfig(image=(16, 16, 3), sensors=1, actions=0)
-    errors = np.ones((100, 13), np.float32)
+    errors = np.ones((30_000, 13), np.float32)
     errors[:, 0], errors[::2, -1] = 0.0, -1.0
+    np.testing.assert_allclose(calibrate.normal(config, errors), [0.1, *[1.0] * 12], rtol=0.01)
+
+
+def test_in_little_footage_a_place_is_mostly_what_all_of_its_kind_are():
+    config = ModelConfig(image=(16, 16, 3), sensors=2, actions=0)
+    errors = np.ones((100, 14), np.float32)
+    errors[:, 0], errors[:, -1] = 5.0, 9.0
     scale = calibrate.normal(config, errors)
-    np.testing.assert_allclose(scale, [0.1, *[1.0] * 12])
+    np.testing.assert_allclose(scale, [0.25 * 5 + 0.75 * 2, *[0.25 + 0.75 * 2] * 3, *[1.0] * 9, 9.0])
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ a tail may be trusted is limited, and footage that cannot carry the promise is r
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,7 @@ STRETCH = 60
 FEWEST_STRETCHES = 20
 FOLDS = 5
 PLACE_QUANTILE = 0.99
+SHARED_FRAMES = 300
 LEAST_VARIANCE = 1e-4
 
 
@@ -224,10 +226,22 @@ def promise(bundle: Bundle, normal: Normal, false_alarms: float, hours: float) -
 
 def levels(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a calibration makes of the raw errors `[T, Q, P]` of a whole episode, `[T, Q, M]`, see `surprise.levels`."""
+    ratio = _ratio(bundle, calibration, errors)
+    return np.asarray(surprise.levels(bundle.config, bundle.monitor, calibration.whitening, ratio))
+
+
+def maps(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """And where, `[T, rows, columns]`, see `surprise.Surprise`."""
+    each = partial(surprise.where, bundle.config, calibration=calibration)
+    return np.asarray(jax.lax.map(each, _ratio(bundle, calibration, errors)))
+
+
+def _ratio(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> Array:
+    """The raw errors of a whole episode in units of what is normal, none before a horizon is ready."""
     rate_hz, ticks = bundle.spec.rate_hz, np.arange(len(errors))
     ready = ticks[:, None] >= np.array(bundle.monitor.ready(rate_hz))
-    ratio = ready[..., None] * errors / np.asarray(calibration.scale)[ticks % bundle.monitor.launch(rate_hz)]
-    return np.asarray(surprise.levels(bundle.config, bundle.monitor, calibration.whitening, jnp.asarray(ratio)))
+    scale = np.asarray(calibration.scale)[ticks % bundle.monitor.launch(rate_hz)]
+    return jnp.asarray(ready[..., None] * errors / scale)
 
 
 def scores(calibration: Calibration, levels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -299,14 +313,16 @@ def whitener(x: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def normal(config: ModelConfig, errors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The normal error of every place `[P]`, of errors `[T, P]`: the upper quantile of their size, never below a tenth
-    of the median place of its kind. A patch in which nothing ever moves must not turn a grain of noise into an alarm.
+    """The normal error of every place `[P]`, of errors `[T, P]`: the upper quantile of their size.
+
+    A patch or a cell is known from its own T frames and, as if they were `SHARED_FRAMES` more, from all of its kind: in
+    little footage hardly anything happened at most of them, and what is usual elsewhere must be no alarm there. None is
+    below a tenth of the median of its kind: where nothing ever moves, a grain of noise must be no alarm.
     """
-    scale = np.quantile(np.abs(errors), PLACE_QUANTILE, axis=0)
-    floored = [
-        np.maximum(kind, max(0.1 * np.median(kind), 1e-6)) if kind.size else kind
-        for kind in surprise.kinds(config, jnp.asarray(scale))
-    ]
+    *places, sensors = surprise.kinds(config, jnp.asarray(np.quantile(np.abs(errors), PLACE_QUANTILE, axis=0)))
+    own = len(errors) / (len(errors) + SHARED_FRAMES)
+    shared = [own * kind + (1.0 - own) * kind.mean() if kind.size else kind for kind in places]
+    floored = [np.maximum(kind, max(0.1 * np.median(kind), 1e-6)) if kind.size else kind for kind in (*shared, sensors)]
     return np.concatenate(floored).astype(np.float32)
 
 

@@ -165,7 +165,7 @@ def watch(
     drift = jnp.max(distance(calibration.drift_whitening, average) / calibration.drift_level)
 
     shown = None if prediction.image is None else prediction.image[monitor.shown]
-    surprise = Surprise(score, drift / calibration.drift_threshold, _map(config, ratio, calibration), errors, shown)
+    surprise = Surprise(score, drift / calibration.drift_threshold, where(config, ratio, calibration), errors, shown)
     return MonitorState(latent, in_flight, average, state.tick + 1), surprise
 
 
@@ -247,6 +247,15 @@ def distance(whitening: Array, x: Array) -> Array:
     return jnp.square(whitened(whitening, x)).sum(axis=-1) / max(1, x.shape[-1])
 
 
+def where(config: ModelConfig, ratio: Array, calibration: Calibration) -> Array:
+    """The worst of the horizons and of the kinds at every patch, `[rows, columns]`, of normalised errors `[Q, P]`."""
+    level = calibration.level * calibration.threshold
+    pixels, relative, latents, _ = (
+        (part / level[:, kind, None]).max(axis=0, initial=0.0) for kind, part in enumerate(kinds(config, ratio))
+    )
+    return jnp.maximum(pixels, relative).at[config.cells].max(latents).reshape(config.grid)
+
+
 def _fly(
     config: ModelConfig, launch: int, params: model.Variables, state: MonitorState, action: Array
 ) -> tuple[LatentState, Array]:
@@ -278,15 +287,6 @@ def _errors(
 def _patch_means(config: ModelConfig, pixels: Array) -> Array:
     """`[..., H, W]` to `[..., R]`."""
     return to_patches(pixels[..., None], config.patch).mean(axis=-1)
-
-
-def _map(config: ModelConfig, ratio: Array, calibration: Calibration) -> Array:
-    """The worst of the horizons and of the kinds at every patch, `[rows, columns]`, of normalised errors `[Q, P]`."""
-    level = calibration.level * calibration.threshold
-    pixels, relative, latents, _ = (
-        (part / level[:, kind, None]).max(axis=0, initial=0.0) for kind, part in enumerate(kinds(config, ratio))
-    )
-    return jnp.maximum(pixels, relative).at[config.cells].max(latents).reshape(config.grid)
 
 
 def replay(

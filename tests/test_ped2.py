@@ -1,0 +1,77 @@
+"""What is told of a walkway: figures, smoothing, places, and people who are made to hurry."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import noise_bundle
+
+from experiments import ped2, walkers
+from wm import surprise
+from wm.config import FootageSpec, ModelConfig, MonitorConfig
+from wm.data.footage import Footage, FootageWriter
+from wm.surprise import Told
+
+
+def test_the_mean_of_scores_so_far_starts_at_the_first_and_halves_a_step_over_two_frames():
+    np.testing.assert_allclose(ped2.smoothed(np.array([1.0, 1.0, 3.0, 3.0]), 2), [1.0, 1.0, 2.0, 2.5])
+    np.testing.assert_allclose(ped2.smoothed(np.array([1.0, 5.0]), 1), [1.0, 5.0])
+
+
+def test_a_raw_figure_compares_clips_and_a_normalised_one_does_not():
+    scores = [np.array([0.0, 1.0]), np.array([2.0, 3.0])]
+    labels = [np.array([False, True]), np.array([False, True])]
+    found = ped2.figures(scores, labels)
+    assert found == {"raw_micro_auc": 0.75, "normalised_micro_auc": 1.0, "normalised_macro_auc": 1.0}
+
+
+def test_the_loudest_patch_is_held_against_the_mask():
+    config = ModelConfig(image=(16, 16, 1), sensors=0, actions=0)
+    monitor = MonitorConfig(horizons_s=(0.0,), settle_s=0.0)
+    bundle = replace(noise_bundle(config, rate_hz=10.0, tags=(), actions=()), monitor=monitor)
+    bundle = replace(bundle, calibration=surprise.uncalibrated(config, monitor, 10.0))
+    errors = np.zeros((3, 1, 12), np.float32)
+    errors[:, 0, 3] = 5.0
+    masks = np.zeros((3, 30, 48), np.uint8)
+    masks[1, 20:, 30:] = masks[2, :10, :10] = 1
+    told = Told(np.zeros(3), np.zeros(3), errors)
+    found = ped2.localised(bundle, [told], [np.array([False, True, True])], [np.packbits(masks, axis=-1)])
+    assert found == {"share": 0.5, "by_chance": 0.25}
+
+
+@pytest.fixture
+def walkway(tmp_path):
+    """Two held-out clips in which somebody bright walks to the right, at half a pixel a frame."""
+    spec = FootageSpec(10.0, (64, 96, 1))
+    with FootageWriter(tmp_path / "walkway", spec, {}) as writer:
+        for clip, down in enumerate((20, 40)):
+            with writer.episode("holdout", f"clip {clip}") as episode:
+                for time in range(140):
+                    frame = np.full((64, 96, 1), 80, np.uint8)
+                    left = 4 + time // 2
+                    frame[down : down + 16, left : left + 7] = 150
+                    episode.append(frame, np.zeros(0), np.zeros(0), time / 10)
+    return Footage.open(tmp_path / "walkway")
+
+
+def test_a_walker_is_found_with_his_pace(walkway):
+    clip = walkway.read("holdout", 0, 0, 140).frames[..., 0]
+    (found,) = walkers.walkers(0, clip)
+    assert found.pace == pytest.approx(0.5, abs=0.05)
+    assert len(found.cutouts) > 100
+
+
+def test_whoever_is_planted_hurries_and_is_labelled_while_in_sight(walkway, tmp_path):
+    planted = walkers.plant(walkway, tmp_path / "planted", copies=2, seed=0)
+    labels = [np.array(each, bool) for each in planted.metadata["labels"]]
+    assert [label.any() for label in labels] == [True] * 4 + [False] * 2
+    for number in range(4):
+        frames = planted.read("train", number, 0, 140).frames[..., 0].astype(int)
+        plain = walkway.read("holdout", number % 2, 0, 140).frames[..., 0].astype(int)
+        changed = np.abs(frames - plain).max(axis=(1, 2)) > 20
+        assert np.all(changed[labels[number]])
+        columns = [
+            np.flatnonzero((np.abs(frames[t] - plain[t]) > 20).any(axis=0)) for t in np.flatnonzero(labels[number])
+        ]
+        inside = [each.mean() for each in columns if each.size and each[0] > 0 and each[-1] < 95]
+        assert abs(np.polyfit(np.arange(len(inside)), inside, 1)[0]) > 0.7
