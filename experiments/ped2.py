@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy.signal import lfilter
 
 from experiments import detectors, evaluate, ingest, plots, runfolder, sensors, train, walkers
-from experiments.cli import main
+from experiments.cli import huge_pages, main
 from wm import bundle, calibrate
 from wm.bundle import Bundle
 from wm.config import MonitorConfig
@@ -194,4 +194,5 @@ def localised(
 
 
 if __name__ == "__main__":
+    huge_pages()
     main(run)
