@@ -43,6 +43,7 @@ WHERE: Final = (-0.45, -0.05)  # metres along the line, in view and before the t
 KINDS: Final[tuple[Tail, ...]] = (*TAILS, "slip")
 FLINCH: Final = "Flinch"
 Place = Literal["entry", "view"]
+Wanted = tuple[Place, Tail, int]
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ def run(flags: Flags) -> None:
     console = Console(stderr=True)
 
     cheap = detectors.fitted(sets["training"])
-    thresholds = _kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
+    thresholds = kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
     shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
     runs = [
         Run(place, Trouble(*trouble), seed)
-        for place, trouble, seed in _kept(folder / "runs.json", partial(_find, flags))
+        for place, trouble, seed in kept(folder / "runs.json", partial(find, _wanted(flags), flags.seed, flags.jobs))
     ]
     _perform(folder, flags, runs)
     rows = []
@@ -142,7 +143,7 @@ def _check(model: Bundle, sets: dict[str, Footage]) -> None:
         raise InputError(f"there is trouble in {sets['shifts'].path}; record the --shifts with --tail-rate 0.")
 
 
-def _kept(path: Path, find: Callable[[], Any]) -> Any:
+def kept(path: Path, find: Callable[[], Any]) -> Any:
     """What was found, from the file where an earlier start has written it."""
     if not path.exists():
         runfolder.write_json(path, find())
@@ -185,7 +186,7 @@ def _shifts(
     (folder / "shifts").mkdir(exist_ok=True)
     with progress() as bar:
         told = [
-            _kept(folder / "shifts" / f"{number}.json", partial(episode, number))
+            kept(folder / "shifts" / f"{number}.json", partial(episode, number))
             for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
         ]
     scored = sum(footage.lengths("train")[number] - warm for number in numbers)
@@ -209,18 +210,21 @@ def rate(alarms: int, hours: float) -> dict[str, float]:
 # Jams
 
 
-def _find(flags: Flags) -> list[Run]:
+def _wanted(flags: Flags) -> list[Wanted]:
+    wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
+    return wanted + [("view", kind, flags.jams if kind == "slip" else flags.late) for kind in KINDS]
+
+
+def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
     """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
-    wanted: list[tuple[Place, Tail, int]] = [("entry", kind, flags.jams) for kind in TAILS]
-    wanted += [("view", kind, flags.jams if kind == "slip" else flags.late) for kind in KINDS]
     found: list[Run] = []
-    with _pool(flags.jobs) as pool, progress() as bar:
+    with _pool(jobs) as pool, progress() as bar:
         task = bar.add_task("find jams", total=sum(number for _, _, number in wanted), unit="jams")
         for group, (place, kind, number) in enumerate(wanted):
-            first = flags.seed + 10_000 * group
+            first = seed + 10_000 * group
             jams: list[Run] = []
-            for start in count(first, 2 * flags.jobs):
-                tried = [_draw(place, kind, seed) for seed in range(start, start + 2 * flags.jobs)]
+            for start in count(first, 2 * jobs):
+                tried = [_draw(place, kind, each) for each in range(start, start + 2 * jobs)]
                 fresh = [each for each, jam in zip(tried, pool.map(_jams, tried), strict=True) if jam]
                 bar.advance(task, min(len(fresh), number - len(jams)))
                 jams += fresh

@@ -140,3 +140,27 @@ def drift(told: dict[str, Told], rate_hz: float, path: Path) -> None:
     axes[0].legend(frameon=False, ncols=2)
     axes[1].set(xlabel="minutes")
     write(drawn, path)
+
+
+def adaptation(rows: list[dict[str, Any]], path: Path) -> None:
+    """Jams seen a second before and error two seconds ahead against minutes of footage, from scratch and adapted."""
+    drawn, axes = figure(2, height=2.4)
+    for axis, name, label in zip(
+        axes,
+        ("alarmed_1s_share", "moving_ratio_2s"),
+        ("jams seen 1 s before", "error 2 s ahead, relative"),
+        strict=True,
+    ):
+        for kind, colour in (("scratch", ORANGE), ("tuned", BLUE)):
+            found = [(float(row["model"].split()[1]), row[name]) for row in rows if row["model"].startswith(kind)]
+            axis.plot(
+                *zip(*found, strict=True),
+                color=colour,
+                marker="o",
+                label={"scratch": "from scratch"}.get(kind, "adapted"),
+            )
+        axis.set(xscale="log", ylabel=label)
+    axes[0].set(ylim=(0, 1.05))
+    axes[0].legend()
+    axes[-1].set(xlabel="minutes of footage")
+    write(drawn, path)

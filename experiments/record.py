@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.cli import DIE_AT_ONCE, check_holdout, main, progress
 from experiments.runfolder import provenance
+from runtime.line.camera import THIS_LINE, another_look
 from runtime.line.cartons import TAIL_RATE
 from runtime.line.line import SPEC, Line
 from runtime.line.operator import schedule
@@ -39,6 +40,8 @@ class Flags:
     """Chance that a carton arrives badly: 0 for footage without a jam."""
     wear_per_hour: float = 0.0
     """How fast the guide wears; at a wear of 1 it is rough and 4 mm thinner."""
+    varied: bool = False
+    """Let every episode show another line: camera, colours and lamps are drawn from its seed."""
     vary: bool = True
     """Let the operator's speed setpoint vary, so that the model learns what speed does."""
     holdout: float = 0.2
@@ -54,6 +57,7 @@ class Take(NamedTuple):
     frames: int
     tail_rate: float
     wear_per_hour: float
+    varied: bool
     vary: bool
     path: Path
 
@@ -73,7 +77,8 @@ def film(take: Take, filmed: "Queue[int]") -> dict[str, Any]:
     sensors = np.empty((take.frames, len(SPEC.tags)), np.float32)
     actions = np.empty((take.frames, len(SPEC.actions)), np.float32)
     times = np.empty(take.frames)
-    with Line(take.seed, tail_rate=take.tail_rate, wear_per_hour=take.wear_per_hour) as line:
+    look = another_look(take.seed) if take.varied else THIS_LINE
+    with Line(take.seed, tail_rate=take.tail_rate, wear_per_hour=take.wear_per_hour, look=look) as line:
         for t, speed in enumerate(speeds):
             line.operator_speed = float(speed)
             frames[t], sensors[t], actions[t], times[t], _ = line.step()
@@ -110,7 +115,15 @@ def record(flags: Flags) -> None:
     ):
         seeds = range(flags.seed, flags.seed + flags.episodes)
         takes = [
-            Take(seed, frames, flags.tail_rate, flags.wear_per_hour, flags.vary, Path(folder) / str(seed))
+            Take(
+                seed,
+                frames,
+                flags.tail_rate,
+                flags.wear_per_hour,
+                flags.varied,
+                flags.vary,
+                Path(folder) / str(seed),
+            )
             for seed in seeds
         ]
         task = bar.add_task("record", total=frames * flags.episodes, unit="frames")

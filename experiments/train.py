@@ -10,11 +10,12 @@ from tensorboardX import SummaryWriter
 
 from experiments import plots, runfolder
 from experiments.cli import huge_pages, main
-from wm import bundle, train
+from wm import bundle, calibrate, train
 from wm.config import ModelConfig, TrainConfig, to_json
 from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.errors import InputError
+from wm.files import checksums
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,28 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Fits a world model on footage; writes runs/NAME/bundle."""
+    learn(flags)
+
+
+def learn(flags: Flags, given: Path | None = None) -> None:
+    """Fits a fresh world model, or goes on from that of a given bundle, whose size it keeps."""
     settings = _settings(flags)
     footage = Footage.open(flags.footage)
     train.check(footage, settings)
-    config = _model(flags, footage)
+    known = None if given is None else bundle.load(given)
+    if known:
+        calibrate.check(known, footage)
+    config = known.config if known else _model(flags, footage)
     if flags.process:
         _join(flags)
         train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
         return
-    resolved = {"model": to_json(config), "settings": to_json(settings), "fingerprint": footage.fingerprint}
+    resolved = {
+        "model": to_json(config),
+        "settings": to_json(settings),
+        "fingerprint": footage.fingerprint,
+        "given": None if given is None else checksums(given),
+    }
     anywhere = replace(flags, coordinator=None, processes=1)
     folder = runfolder.start(flags.out, anywhere, **resolved)
     _join(flags)
@@ -84,15 +98,24 @@ def run(flags: Flags) -> None:
             _log(board, progress)
             console.print(_line(progress), highlight=False, soft_wrap=True)
 
-        variables = train.fit(footage, config, settings, folder / "checkpoints", flags.seed, report)
+        variables = train.fit(
+            footage,
+            config,
+            settings,
+            folder / "checkpoints",
+            flags.seed,
+            report,
+            given=known.variables if known else None,
+        )
     rows = history.rows()
     best = next(row for row in rows if row["step"] == rows[-1]["best"])
     metrics = {**best, "steps_run": rows[-1]["step"], "minutes": sum(row["seconds"] for row in rows) / 60}
     recipe = {
-        "train": runfolder.provenance(flags),
+        "train": {**runfolder.provenance(flags), "device": jax.devices()[0].device_kind},
         "footage": {"fingerprint": footage.fingerprint, "hours": footage.hours("train"), "metadata": footage.metadata},
         "settings": to_json(settings),
         "metrics": metrics,
+        **({"pretrained": known.recipe} if known else {}),
     }
     if not (folder / "bundle").exists():
         bundle.save(bundle.Bundle(footage.spec, config, variables, recipe=recipe), folder / "bundle")

@@ -7,13 +7,15 @@ import sys
 from dataclasses import make_dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from conftest import write_box_footage
 
-from experiments import calibrate, evaluate, runfolder, train
+from experiments import calibrate, evaluate, finetune, runfolder, train
 from wm import bundle
-from wm.data.footage import Footage
+from wm.config import FootageSpec
+from wm.data.footage import Footage, FootageWriter
 from wm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -51,12 +53,32 @@ def test_training_leaves_a_bundle_that_says_how_it_was_made(made):
         ({"batch": 3, "coordinator": "here:1", "processes": 2}, "--batch 3 cannot be divided among 2"),
         ({"gain": 1.0}, "--gain and --tint are shares"),
         ({"patience": 0}, "--patience must be at least 1"),
+        ({"beta_dynamics": 0.0}, "--beta-dynamics and --beta-representation must be above 0"),
+        ({"open_loop": 3}, "--open-loop 6, as so many frames"),
     ],
 )
 def test_flags_of_training_that_cannot_be_meant_are_refused(made, tmp_path, flags, complaint):
     with pytest.raises(InputError, match=complaint):
         train.run(train.Flags(made / "footage", tmp_path / "run", **flags))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_adapted_bundle_goes_on_from_the_given_one_and_says_so(made, tmp_path):
+    given = bundle.load(made / "run" / "bundle")
+    flags = finetune.Flags(made / "run" / "bundle", made / "footage", tmp_path / "run", steps=1, learning_rate=1e-9)
+    finetune.run(flags)
+    adapted = bundle.load(tmp_path / "run" / "bundle")
+    assert adapted.recipe["pretrained"]["train"]["commit"] == given.recipe["train"]["commit"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), adapted.variables, given.variables)
+
+
+def test_a_bundle_is_not_adapted_to_footage_of_another_kind(made, tmp_path):
+    spec = FootageSpec(10.0, None, ("pressure",))
+    with FootageWriter(tmp_path / "other", spec, {}) as writer, writer.episode("train", "log") as episode:
+        for t in range(60):
+            episode.append(None, (t,), (), t / 10)
+    with pytest.raises(InputError, match="ingest it alike"):
+        finetune.run(finetune.Flags(made / "run" / "bundle", tmp_path / "other", tmp_path / "run", steps=1))
 
 
 def test_where_windows_are_shifted_every_patch_is_followed(made):

@@ -93,3 +93,33 @@ def test_the_lip_hides_what_is_under_it_and_not_what_is_before_it():
     lip = (orange[..., 0] - orange[..., 2]) > 120
     hidden = changed(view(), view(carton(0.345))) & lip
     assert lip.sum() > 20 and hidden.sum() < 0.2 * lip.sum()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_on_another_line_a_carton_is_seen_all_along_the_way_too(seed: int):
+    look = camera.another_look(seed)
+    empty = camera.picture(view(), 64, look).astype(int)
+    for x in (-0.2, 0.0, 0.2, 0.45):
+        seen = np.abs(camera.picture(view(carton(x)), 64, look) - empty).max(axis=2) > 25
+        assert seen.sum() > 40
+
+
+def test_another_line_is_this_line_to_nobody():
+    frames = [camera.picture(view(carton(0.0)), 64, camera.another_look(seed)).astype(int) for seed in (1, 2)]
+    assert np.array_equal(frames[0], camera.picture(view(carton(0.0)), 64, camera.another_look(1)))
+    assert min(np.abs(frame - camera.picture(view(carton(0.0)), 64)).mean() for frame in frames) > 10
+    assert np.abs(frames[0] - frames[1]).mean() > 10
+
+
+def test_colours_turn_about_grey_and_lamps_make_all_of_them_darker():
+    plain = camera.picture(view(carton(0.0)), 64).astype(float)
+    turned = camera.picture(view(carton(0.0)), 64, camera.Look(hue=2 * np.pi / 3)).astype(float)
+    middle = (plain.max(axis=2) < 200) & (plain.min(axis=2) > 20)
+    np.testing.assert_allclose(turned[middle], np.roll(plain, 1, axis=2)[middle], atol=2)
+    dark = camera.picture(view(carton(0.0)), 64, camera.Look(brightness=0.5)).astype(float)
+    np.testing.assert_allclose(dark[middle], plain[middle] / 2, atol=1.5)
+
+
+def test_a_mirrored_line_runs_the_other_way_round():
+    mirrored = camera.picture(view(carton(0.1)), 64, camera.Look(mirrored=True))
+    np.testing.assert_allclose(mirrored.astype(int), camera.picture(view(carton(0.1)), 64)[:, ::-1], atol=1)

@@ -76,3 +76,11 @@ def test_unusable_flags_are_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=message):
         record(Flags(**{"out": tmp_path / "footage", "minutes": 1.0, **changed}))  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_varied_footage_shows_another_line_in_every_episode(tmp_path: Path) -> None:
+    record(Flags(out=tmp_path / "lines", minutes=0.05, episodes=2, seed=5, holdout=0.0, varied=True))
+    footage = Footage.open(tmp_path / "lines")
+    first, second = (footage.read("train", number, 0, 1).frames for number in (0, 1))
+    assert first is not None and second is not None
+    assert np.abs(first.astype(int) - second).mean() > 10

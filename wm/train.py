@@ -100,9 +100,12 @@ def optimiser(train: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(train.clip), optax.adam(schedule))
 
 
-def create(config: ModelConfig, train: TrainConfig, normaliser: Normaliser, seed: int) -> TrainState:
-    """The state before the first step."""
-    params = model.init(config, normaliser, jax.random.key(seed))["params"]
+def create(
+    config: ModelConfig, train: TrainConfig, normaliser: Normaliser, seed: int, params: dict[str, Any] | None = None
+) -> TrainState:
+    """The state before the first step, with fresh parameters where none are given."""
+    if params is None:
+        params = model.init(config, normaliser, jax.random.key(seed))["params"]
     return TrainState(params, optimiser(train).init(params), jnp.zeros((), jnp.int32))
 
 
@@ -149,9 +152,11 @@ def fit(
     seed: int,
     report: Callable[[Progress], None],
     every: int = 200,
+    given: model.Variables | None = None,
 ) -> model.Variables:
-    """Trains from the newest sound checkpoint in `checkpoints`, or from the start, to `train.steps`, or until the
-    held-out error has not improved for `train.patience` steps. Returns the variables with the lowest held-out error.
+    """Trains from the newest sound checkpoint in `checkpoints`, or from the variables that are given, or from fresh
+    ones, to `train.steps`, or until the held-out error has not improved for `train.patience` steps. Returns the
+    variables with the lowest held-out error. What is usual in tags and actions is the footage's own, or the given one.
 
     Every `every` steps it measures the held-out error, reports and saves, in this order, so that what was saved has
     been reported. All devices of all processes share a batch.
@@ -169,9 +174,11 @@ def fit(
     everywhere, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     share = {"process": jax.process_index(), "processes": jax.process_count()}
     batches = iter(windows(footage, "train", length=train.length, batch=train.batch, seed=seed, **share))
-    normaliser, held_out = normaliser_of(footage), _held_out(footage, train)
+    normaliser = given["normaliser"] if given else normaliser_of(footage)
+    held_out = _held_out(footage, train)
     key = jax.jit(jax.random.key, out_shardings=everywhere)(seed)
-    state = jax.jit(create, static_argnums=(0, 1), out_shardings=everywhere)(config, train, normaliser, seed)
+    fresh = jax.jit(create, static_argnums=(0, 1), out_shardings=everywhere)
+    state = fresh(config, train, normaliser, seed, given and given["params"])
 
     with _Checkpoints(checkpoints) as saved:
         run = saved.newest(_Run(state, batches.get_state(), best=0, lowest=math.inf, reconstruction=math.inf))

@@ -4,6 +4,7 @@ What does not move is drawn once; belts, cartons and gate are drawn each frame, 
 given out.
 """
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -19,14 +20,45 @@ from runtime.line.textures import BELT_PERIOD, Texture, belt_texture, carton_tex
 SIZE: Final = 64
 VIEW_START: Final = -0.52  # where the belt comes into the view
 
-EYE: Final = np.array([0.34, -0.80, 1.16])
-TARGET: Final = np.array([0.115, 0.01, 0.03])
-ROLL: Final = np.radians(58.0)
-FOCAL: Final = 1.52  # in image sides
-
 SHOT_NOISE: Final = 0.012
 READ_NOISE: Final = 0.003
 FIXED_PATTERN: Final = 0.006
+
+
+class Look(NamedTuple):
+    """How a line looks: where its camera hangs, what it looks at (metres), how it is rolled (radians) and its focal
+    length in image sides; the turn of all colours about grey (radians), how bright its lamps are, and whether the line
+    runs the other way round.
+    """
+
+    eye: tuple[float, float, float] = (0.34, -0.80, 1.16)
+    target: tuple[float, float, float] = (0.115, 0.01, 0.03)
+    roll: float = math.radians(58.0)
+    focal: float = 1.52
+    hue: float = 0.0
+    brightness: float = 1.0
+    mirrored: bool = False
+
+
+THIS_LINE: Final = Look()
+
+
+def another_look(seed: int) -> Look:
+    """How another line looks, drawn from `seed`: all of its jam-prone part is in view, as on this one."""
+    rng = np.random.default_rng([seed, 0x100C])
+    eye, target = (np.array(place) + rng.uniform(-1, 1, 3) * reach for place, reach in _NEARBY)
+    return Look(
+        eye=tuple(eye.tolist()),
+        target=tuple(target.tolist()),
+        roll=THIS_LINE.roll + float(rng.uniform(-0.35, 0.35)),
+        focal=THIS_LINE.focal * float(rng.uniform(0.9, 1.08)),
+        hue=float(rng.uniform(-np.pi, np.pi)),
+        brightness=float(rng.uniform(0.75, 1.15)),
+        mirrored=bool(rng.integers(2)),
+    )
+
+
+_NEARBY: Final = ((THIS_LINE.eye, (0.15, 0.20, 0.12)), (THIS_LINE.target, (0.03, 0.02, 0.0)))
 
 
 class Scene(NamedTuple):
@@ -38,17 +70,17 @@ class Scene(NamedTuple):
     travel: tuple[float, ...]
 
 
-def photograph(view: Scene, time: float, seed: int) -> NDArray[np.uint8]:
+def photograph(view: Scene, time: float, seed: int, look: Look = THIS_LINE) -> NDArray[np.uint8]:
     """The frame [64, 64, 3] as the sensor gives it: light that drifts with `time`, shot and fixed-pattern noise."""
-    image = _render(view, SIZE) * _light(time, seed)
+    image = _render(view, SIZE, look) * _light(time, seed)
     noise = np.random.default_rng([seed, round(time * 1000)]).standard_normal(image.shape, dtype=np.float32)
     image = image + (READ_NOISE + SHOT_NOISE * np.sqrt(image)) * noise + _fixed_pattern()
     return _to_bytes(image)
 
 
-def picture(view: Scene, size: int) -> NDArray[np.uint8]:
+def picture(view: Scene, size: int, look: Look = THIS_LINE) -> NDArray[np.uint8]:
     """The same view, [size, size, 3], in steady light and without noise."""
-    return _to_bytes(_render(view, size))
+    return _to_bytes(_render(view, size, look))
 
 
 def _to_bytes(image: Array) -> NDArray[np.uint8]:
@@ -71,17 +103,18 @@ def _fixed_pattern() -> Array:
     return (FIXED_PATTERN * np.random.default_rng(7).standard_normal((SIZE, SIZE, 3))).astype(np.float32)
 
 
-def _projection(pixels: int) -> NDArray[np.float64]:
+def _projection(pixels: int, look: Look) -> NDArray[np.float64]:
     """The 3x4 matrix from homogeneous world coordinates to homogeneous pixel coordinates."""
-    forward = (TARGET - EYE) / np.linalg.norm(TARGET - EYE)
+    eye, focal = np.array(look.eye), look.focal * pixels
+    forward = (look.target - eye) / np.linalg.norm(look.target - eye)
     level = np.cross(forward, [0.0, 0.0, 1.0])
     level /= np.linalg.norm(level)
     below = np.cross(forward, level)
-    right = np.cos(ROLL) * level + np.sin(ROLL) * below
-    down = np.cos(ROLL) * below - np.sin(ROLL) * level
+    right = np.cos(look.roll) * level + np.sin(look.roll) * below
+    down = np.cos(look.roll) * below - np.sin(look.roll) * level
     rotation = np.stack([right, down, forward])
-    intrinsics = np.array([[FOCAL * pixels, 0.0, pixels / 2], [0.0, FOCAL * pixels, pixels / 2], [0.0, 0.0, 1.0]])
-    return intrinsics @ np.column_stack([rotation, -rotation @ EYE])
+    intrinsics = np.array([[focal, 0.0, pixels / 2], [0.0, focal, pixels / 2], [0.0, 0.0, 1.0]])
+    return intrinsics @ np.column_stack([rotation, -rotation @ eye])
 
 
 # The frame
@@ -97,10 +130,10 @@ class _Backdrop(NamedTuple):
 
 
 @cache
-def _backdrop(size: int) -> _Backdrop:
-    pixels = 2 * size
-    projection = _projection(pixels)
-    canvas = Canvas(np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32), projection, EYE)
+def _backdrop(size: int, look: Look) -> _Backdrop:
+    pixels, eye = 2 * size, np.array(look.eye)
+    projection = _projection(pixels, look)
+    canvas = Canvas(np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32), projection, eye)
     canvas.draw(_floor(size))
     belt_of = np.full((pixels, pixels), -1)
     for index, belt in enumerate(scene.BELTS):
@@ -112,7 +145,7 @@ def _backdrop(size: int) -> _Backdrop:
     for corners in _fixed_shadows():
         canvas.shade(corners, ground)
     before = canvas.nearness.copy()
-    canvas.draw(_fixtures())
+    canvas.draw(_fixtures(eye))
     ground &= canvas.nearness <= before
     belts = []
     textures = tuple(belt_texture(index, size) for index in range(len(scene.BELTS)))
@@ -127,9 +160,9 @@ def _backdrop(size: int) -> _Backdrop:
     return _Backdrop(canvas, ground, tuple(belts), textures)
 
 
-def _render(view: Scene, size: int) -> Array:
+def _render(view: Scene, size: int, look: Look) -> Array:
     """The clean frame [size, size, 3], about 0..1."""
-    backdrop = _backdrop(size)
+    backdrop = _backdrop(size, look)
     canvas = backdrop.canvas._replace(colour=backdrop.canvas.colour.copy(), nearness=backdrop.canvas.nearness.copy())
     flat = canvas.colour.reshape(-1, 3)
     for (where, x, row, brightness), texture, travel in zip(
@@ -142,20 +175,32 @@ def _render(view: Scene, size: int) -> Array:
         canvas.shade(_carton_shadow(pose), backdrop.ground)
     canvas.shade(_dropped(_box_corners(*_gate_box(view.gate))), backdrop.ground)
     for pose, print_number in zip(view.cartons, view.prints, strict=True):
-        canvas.draw(_carton(pose, carton_textures(print_number, size)))
-    canvas.draw(_box(*_gate_box(view.gate), plain(0.96, 0.72, 0.10)))
-    colour = canvas.colour
+        canvas.draw(_carton(pose, carton_textures(print_number, size), canvas.eye))
+    canvas.draw(_box(*_gate_box(view.gate), plain(0.96, 0.72, 0.10), canvas.eye))
+    colour = _lit(canvas.colour, look)
     return (colour[::2, ::2] + colour[::2, 1::2] + colour[1::2, ::2] + colour[1::2, 1::2]) / np.float32(4)
+
+
+def _lit(colour: Array, look: Look) -> Array:
+    """Colours under the lamps of a line; this line's are as they are."""
+    if look.hue or look.brightness != 1.0:
+        grey = np.full((3, 3), 1 / 3)
+        across = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / np.sqrt(3.0)
+        turn = grey + np.cos(look.hue) * (np.eye(3) - grey) + np.sin(look.hue) * across
+        colour = np.maximum(colour @ (look.brightness * turn.T).astype(np.float32), np.float32(0))
+    return colour[:, ::-1] if look.mirrored else colour
 
 
 # The things in it
 
 
-def _box(centre: NDArray[np.float64], half: NDArray[np.float64], texture: Texture) -> Iterator[Quad]:
+def _box(
+    centre: NDArray[np.float64], half: NDArray[np.float64], texture: Texture, eye: NDArray[np.float64]
+) -> Iterator[Quad]:
     """The three faces of an upright box that the camera sees."""
     for axis in range(3):
         side = np.zeros(3)
-        side[axis] = half[axis] if EYE[axis] > centre[axis] else -half[axis]
+        side[axis] = half[axis] if eye[axis] > centre[axis] else -half[axis]
         u, v = np.zeros(3), np.zeros(3)
         u[(axis + 1) % 3], v[(axis + 2) % 3] = half[(axis + 1) % 3], half[(axis + 2) % 3]
         yield Quad(centre + side - u - v, 2 * u, 2 * v, texture)
@@ -199,22 +244,22 @@ def _floor(size: int) -> Iterator[Quad]:
     yield Quad(np.array([-2.5, -2.0, -0.55]), np.array([5.0, 0.0, 0.0]), np.array([0.0, 5.0, 0.0]), floor_texture(size))
 
 
-def _fixtures() -> Iterator[Quad]:
+def _fixtures(eye: NDArray[np.float64]) -> Iterator[Quad]:
     steel, frame, dark = plain(0.80, 0.83, 0.86), plain(0.30, 0.42, 0.56), plain(0.10, 0.10, 0.11)
     for side in (-1, 1):
         centre = np.array([0.0, side * (scene.BELT_HALF_WIDTH + 0.018), -0.03])
-        yield from _box(centre, np.array([1.05, 0.018, 0.045]), frame)
+        yield from _box(centre, np.array([1.05, 0.018, 0.045]), frame, eye)
     for belt in scene.BELTS[1:]:
         centre = np.array([belt.start, 0.0, 0.0005])
-        yield from _box(centre, np.array([0.006, scene.BELT_HALF_WIDTH, 0.0005]), dark)
+        yield from _box(centre, np.array([0.006, scene.BELT_HALF_WIDTH, 0.0005]), dark, eye)
     yield from _wall(_FENCE_PATH, scene.RAIL_THICKNESS, steel)
     yield from _wall(scene.RAIL_PATH, -scene.RAIL_THICKNESS, steel)
-    yield from _lip()
+    yield from _lip(eye)
     for y in (-0.115, 0.115):
-        yield from _box(np.array([scene.GATE_X, y, 0.10]), np.array([0.008, 0.008, 0.10]), plain(0.36, 0.38, 0.41))
+        yield from _box(np.array([scene.GATE_X, y, 0.10]), np.array([0.008, 0.008, 0.10]), plain(0.36, 0.38, 0.41), eye)
 
 
-def _lip() -> Iterator[Quad]:
+def _lip(eye: NDArray[np.float64]) -> Iterator[Quad]:
     """The hold-down lip in signal orange, and the arm that carries it from behind the fence."""
     (x0, z0), (x1, z1) = scene.LIP_START, scene.LIP_END
     half, thick = scene.LIP_HALF_WIDTH, scene.LIP_THICKNESS
@@ -222,8 +267,8 @@ def _lip() -> Iterator[Quad]:
     orange = plain(0.95, 0.42, 0.12)
     yield Quad(np.array([x0, -half, z0 + thick]), along, wide, orange)
     yield Quad(np.array([x0, -half, z0]), along, np.array([0.0, 0.0, thick]), orange)
-    yield from _box(*_lip_arm(), plain(0.36, 0.38, 0.41))
-    yield from _box(np.array([0.36, 0.135, 0.07]), np.array([0.012, 0.012, 0.07]), plain(0.36, 0.38, 0.41))
+    yield from _box(*_lip_arm(), plain(0.36, 0.38, 0.41), eye)
+    yield from _box(np.array([0.36, 0.135, 0.07]), np.array([0.012, 0.012, 0.07]), plain(0.36, 0.38, 0.41), eye)
 
 
 def _lip_arm() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -263,16 +308,16 @@ def _carton_shadow(pose: NDArray[np.float64]) -> NDArray[np.float64]:
     return _dropped(np.vstack([walls, tip - side, tip + side]))
 
 
-def _carton(pose: NDArray[np.float64], textures: dict[str, Texture]) -> Iterator[Quad]:
+def _carton(pose: NDArray[np.float64], textures: dict[str, Texture], eye: NDArray[np.float64]) -> Iterator[Quad]:
     """A carton's four walls, its open top and its lid; the lid shows its print from outside, board from inside."""
     rotation, hinge, lid = _carton_axes(pose)
     centre = pose[:3]
     length, width, height = (rotation[:, axis] * scene.CARTON[axis] for axis in range(3))
     for outward, along in ((length, width), (width, length), (-length, width), (-width, length)):
         origin = centre + (outward - along + height) / 2
-        if outward @ (EYE - centre - outward / 2) > 0:
+        if outward @ (eye - centre - outward / 2) > 0:
             yield Quad(origin, along, -height, textures["side"])
     yield Quad(centre + (height - length - width) / 2, length, width, textures["inside"])
     side = rotation[:, 1] * scene.LID_WIDTH
-    from_above = (EYE - hinge) @ (rotation @ np.array([-np.sin(pose[7]), 0.0, np.cos(pose[7])])) > 0
+    from_above = (eye - hinge) @ (rotation @ np.array([-np.sin(pose[7]), 0.0, np.cos(pose[7])])) > 0
     yield Quad(hinge - side / 2, lid * scene.LID_LENGTH, side, textures["lid" if from_above else "board"])

@@ -9,6 +9,7 @@ from pymodbus.client import ModbusTcpClient
 from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ModbusPDU
 
+from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAIL_RATE, Tail
 from runtime.line.plant import Events, Mishap, Plant, PlantInputs
 from runtime.line.plant import Snapshot as PlantSnapshot
@@ -127,11 +128,14 @@ class Line:
         mishaps: Mapping[int, Mishap] | None = None,
         wear_per_hour: float = 0.0,
         operator_speed: float = 1.0,
+        look: Look = THIS_LINE,
         plc: str | None = None,
     ) -> None:
         self.operator_speed = operator_speed
         self.registers = read_map(REGISTERS)
-        self.plant = Plant(seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps, wear_per_hour=wear_per_hour)
+        self.plant = Plant(
+            seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps, wear_per_hour=wear_per_hour, look=look
+        )
         self._plc = InProcess(self.registers) if plc is None else OverModbus(plc, self.registers)
         self._inputs = PlantInputs(infeed_eye=False, gate_eye=False, cartons_out=0)
         names = self.registers.tag_names

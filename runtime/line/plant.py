@@ -114,7 +114,7 @@ class Plant:
 
     `tail_rate` is the chance that a carton is drawn from a tail of the initial conditions; `tails` forces a kind on
     given carton numbers, and `mishaps` befall given ones on their way. Whether such a carton jams is left to the
-    physics. The fence, which guides the cartons, wears by `wear_per_hour`.
+    physics. The fence, which guides the cartons, wears by `wear_per_hour`. The camera sees it in its `look`.
     """
 
     def __init__(
@@ -125,8 +125,10 @@ class Plant:
         tails: Mapping[int, Tail] | None = None,
         mishaps: Mapping[int, Mishap] | None = None,
         wear_per_hour: float = 0.0,
+        look: camera.Look = camera.THIS_LINE,
     ) -> None:
         self.seed = seed
+        self._look = look
         self._wear_per_hour = wear_per_hour
         self._tail_rate = tail_rate
         self._tails = dict(tails or {})
@@ -175,11 +177,11 @@ class Plant:
 
     def image(self) -> NDArray[np.uint8]:
         """The frame the camera takes now, [64, 64, 3], with its noise and the drift of the light."""
-        return camera.photograph(self._scene(), self.time, self.seed)
+        return camera.photograph(self._scene(), self.time, self.seed, self._look)
 
     def picture(self, size: int = 256) -> NDArray[np.uint8]:
         """The same view for people, [size, size, 3], sharp and without noise."""
-        return camera.picture(self._scene(), size)
+        return camera.picture(self._scene(), size, self._look)
 
     def snapshot(self) -> Snapshot:
         """All of the plant's state."""

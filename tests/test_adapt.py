@@ -1,0 +1,57 @@
+"""Models that are trained side by side: each as if it were alone, from its own minutes."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import BOX_SPEC, write_box_footage
+
+from experiments import adapt
+from wm import train
+from wm.config import ModelConfig, TrainConfig
+from wm.data.footage import Footage
+
+CONFIG = ModelConfig.of(BOX_SPEC, "debug")
+SETTINGS = TrainConfig(steps=12, batch=2, context=4, open_loop=6, decoded=4, warmup=2, learning_rate=1e-3)
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory):
+    path = tmp_path_factory.mktemp("adapt") / "footage"
+    write_box_footage(path, train=(200, 200), holdout=())
+    return Footage.open(path)
+
+
+@pytest.fixture(scope="module")
+def pool(footage):
+    return adapt._pool([footage])
+
+
+def test_an_arm_learns_from_its_first_minutes_and_holds_out_the_last_tenth_of_each_episode(footage):
+    arm = adapt._arm(footage, 1000, 300, SETTINGS.length, None)
+    last = SETTINGS.length - 1
+    assert (arm.starts.min(), arm.starts.max()) == (1000, 1200 + 90 - 1 - last)
+    assert not {1179, 1180, 1200 + 90 - last} & set(arm.starts.tolist())
+    assert set(arm.held_out.tolist()) <= {*range(1180, 1200 - last), *range(1290, 1300 - last)}
+
+
+def test_a_model_beside_another_is_trained_as_if_it_were_alone(footage, pool):
+    arms = [adapt._arm(footage, 0, frames, SETTINGS.length, None) for frames in (200, 400)]
+    (together, _), (alone,) = (adapt.side_by_side(CONFIG, SETTINGS, some, pool, seed=3) for some in (arms, arms[:1]))
+    assert together[1] == pytest.approx(alone[1], rel=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), together[0], alone[0])
+
+
+def test_what_comes_out_is_the_best_on_held_out_windows(footage, pool):
+    arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)
+    ((variables, error, step),) = adapt.side_by_side(CONFIG, SETTINGS, [arm], pool, seed=0)
+    windows = adapt._windows(pool, SETTINGS.length, arm.held_out)
+    assert step == SETTINGS.steps
+    assert float(train.open_loop_error(CONFIG, SETTINGS, variables, windows)) == pytest.approx(error, rel=1e-5)
+
+
+def test_an_adapted_model_starts_where_the_given_one_is(footage, pool):
+    params = train.create(CONFIG, SETTINGS, train.normaliser_of(footage), seed=7).params
+    arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)._replace(params=params)
+    still = TrainConfig(**{**vars(SETTINGS), "learning_rate": 1e-12})
+    ((variables, _, _),) = adapt.side_by_side(CONFIG, still, [arm], pool, seed=0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables["params"], params)
