@@ -21,14 +21,15 @@ from rich.console import Console
 from experiments import baselines, plots, runfolder
 from experiments.cli import huge_pages, main, progress
 from experiments.forecast import SECONDS, Windows, cut, errors, foretell, mean_image
-from experiments.line import EARLY_S, Run, find, kept
+from experiments.jams import Film, Run, film, find
+from experiments.line import EARLY_S
 from runtime import arms
 from runtime.line.cartons import TAILS
-from runtime.line.line import SPEC, Line
+from runtime.line.line import SPEC
 from wm import alarm, bundle, calibrate, train
 from wm.bundle import Bundle
 from wm.config import ModelConfig, TrainConfig
-from wm.data.footage import Episode, Footage
+from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.types import Batch, Normaliser, Observation
 
@@ -104,7 +105,9 @@ def run(flags: Flags) -> None:
     watched = [
         {
             "model": name,
-            **kept(folder / f"{path.name}.json", partial(_measured, path, sets["normal"], films, windows, cheap)),
+            **runfolder.kept(
+                folder / f"{path.name}.json", partial(_measured, path, sets["normal"], films, windows, cheap)
+            ),
         }
         for name, path in models.items()
     ]
@@ -291,32 +294,12 @@ def _stacked(trees: Iterable[Any]) -> Any:
 # What came of them
 
 
-class Film(NamedTuple):
-    """A run that jams while nobody watches: what was seen, and when trouble and jam began, in seconds."""
-
-    seen: Episode
-    onset: float
-    block: float
-
-
 def _films(folder: Path, flags: Flags) -> list[Film]:
     """The same jams for all."""
-    found = kept(
+    found = runfolder.kept(
         folder / "runs.json", partial(find, [("entry", kind, flags.jams) for kind in TAILS], JAMS_SEED, flags.jobs)
     )
-    return [_film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in found]
-
-
-def _film(each: Run) -> Film:
-    with Line(each.seed, tail_rate=0.0, tails=each.trouble.tails) as line:
-        while line.time < arms.RUN_IN_S:
-            line.scan()
-        shots = [line.step() for _ in range(arms.frames(arms.WARM_UP_S + arms.ARM_S))]
-        frames, sensors, actions, times = (
-            np.stack([getattr(shot, name) for shot in shots]) for name in ("image", "sensors", "action", "time")
-        )
-        seen = Episode(frames, sensors, actions, times, each.name)
-        return Film(seen, line.events.onsets[0].time, line.events.blocks[0].time)
+    return [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in found]
 
 
 def _cheap(windows: Windows, footage: Footage) -> list[Errors]:
@@ -345,12 +328,10 @@ def _measured(path: Path, normal: Footage, films: list[Film], windows: Windows, 
         return alarm.raised(model.alarm, SPEC.rate_hz, scores)
 
     leads = []
-    for film in films:
-        _, told = model.replay(model.start(), Observation(film.seen.frames, film.seen.sensors), film.seen.actions)
+    for one in films:
+        _, told = model.replay(model.start(), Observation(one.seen.frames, one.seen.sensors), one.seen.actions)
         leads.append(
-            arms.lead(
-                [float(film.seen.times[frame]) for frame in raised(np.asarray(told.errors))], film.onset, film.block
-            )
+            arms.lead([float(one.seen.times[frame]) for frame in raised(np.asarray(told.errors))], one.onset, one.block)
         )
     seen = [lead for lead in leads if lead is not None]
     found = errors(windows, foretell(model, windows, lambda _: None).pictures) / cheap

@@ -8,15 +8,11 @@ line could have made. Cheap detectors see the same pictures and keep the same pr
 
 import hashlib
 import json
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -24,12 +20,12 @@ from rich.table import Table
 from scipy.stats import chi2
 
 from experiments import detectors, runfolder
-from experiments.cli import DIE_AT_ONCE, main, progress
+from experiments.cli import main, progress
+from experiments.jams import KINDS, Run, Wanted, find, pool, unwatched
 from runtime import arms
-from runtime.arms import NUMBERS, Trouble, assess, begin, film, flinch, lead, oracle
-from runtime.line.cartons import TAILS, Tail
-from runtime.line.line import SPEC, Line
-from runtime.line.plant import Plant
+from runtime.arms import Trouble, assess, begin, film, flinch, lead, oracle
+from runtime.line.cartons import TAILS
+from runtime.line.line import SPEC
 from runtime.registers import Mode
 from wm import alarm, bundle, calibrate
 from wm.bundle import Bundle
@@ -39,11 +35,7 @@ from wm.errors import InputError
 SHIFT_HOURS: Final = 8.0
 JAMS_A_SHIFT: Final = 4
 EARLY_S: Final = 1.0
-WHERE: Final = (-0.45, -0.05)  # metres along the line, in view and before the transfer
-KINDS: Final[tuple[Tail, ...]] = (*TAILS, "slip")
 FLINCH: Final = "Flinch"
-Place = Literal["entry", "view"]
-Wanted = tuple[Place, Tail, int]
 
 
 @dataclass(frozen=True)
@@ -73,18 +65,6 @@ class Flags:
     """Folder for line.json, beside other reports."""
 
 
-class Run(NamedTuple):
-    """A run that jams without anybody watching."""
-
-    place: Place
-    trouble: Trouble
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.place}-{self.trouble.kind}-{self.seed}"
-
-
 def run(flags: Flags) -> None:
     """Measures the alarm on shifts without trouble and on runs that jam; writes metrics.json."""
     if min(flags.jams, flags.late, flags.jobs) < 1:
@@ -100,11 +80,13 @@ def run(flags: Flags) -> None:
     console = Console(stderr=True)
 
     cheap = detectors.fitted(sets["training"])
-    thresholds = kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
+    thresholds = runfolder.kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
     shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
     runs = [
         Run(place, Trouble(*trouble), seed)
-        for place, trouble, seed in kept(folder / "runs.json", partial(find, _wanted(flags), flags.seed, flags.jobs))
+        for place, trouble, seed in runfolder.kept(
+            folder / "runs.json", partial(find, _wanted(flags), flags.seed, flags.jobs)
+        )
     ]
     _perform(folder, flags, runs)
     rows = []
@@ -143,13 +125,6 @@ def _check(model: Bundle, sets: dict[str, Footage]) -> None:
         raise InputError(f"there is trouble in {sets['shifts'].path}; record the --shifts with --tail-rate 0.")
 
 
-def kept(path: Path, find: Callable[[], Any]) -> Any:
-    """What was found, from the file where an earlier start has written it."""
-    if not path.exists():
-        runfolder.write_json(path, find())
-    return json.loads(path.read_bytes())
-
-
 # Shifts
 
 
@@ -186,7 +161,7 @@ def _shifts(
     (folder / "shifts").mkdir(exist_ok=True)
     with progress() as bar:
         told = [
-            kept(folder / "shifts" / f"{number}.json", partial(episode, number))
+            runfolder.kept(folder / "shifts" / f"{number}.json", partial(episode, number))
             for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
         ]
     scored = sum(footage.lengths("train")[number] - warm for number in numbers)
@@ -215,53 +190,13 @@ def _wanted(flags: Flags) -> list[Wanted]:
     return wanted + [("view", kind, flags.jams if kind == "slip" else flags.late) for kind in KINDS]
 
 
-def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
-    """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
-    found: list[Run] = []
-    with _pool(jobs) as pool, progress() as bar:
-        task = bar.add_task("find jams", total=sum(number for _, _, number in wanted), unit="jams")
-        for group, (place, kind, number) in enumerate(wanted):
-            first = seed + 10_000 * group
-            jams: list[Run] = []
-            for start in count(first, 2 * jobs):
-                tried = [_draw(place, kind, each) for each in range(start, start + 2 * jobs)]
-                fresh = [each for each, jam in zip(tried, pool.map(_jams, tried), strict=True) if jam]
-                bar.advance(task, min(len(fresh), number - len(jams)))
-                jams += fresh
-                if len(jams) >= number:
-                    break
-            found += jams[:number]
-    return found
-
-
-def _draw(place: Place, kind: Tail, seed: int) -> Run:
-    """The trouble of a run: a pure function of the seed."""
-    rng = np.random.default_rng([seed, KINDS.index(kind)])
-    number, x = int(rng.choice(NUMBERS)), float(rng.uniform(*WHERE))
-    return Run(place, Trouble(number, kind, x if place == "view" else None), seed)
-
-
-def _jams(each: Run) -> bool:
-    """Whether a run jams while nobody watches, within an arm."""
-    return bool(_unwatched(each.seed, each.trouble).events.blocks)
-
-
-def _unwatched(seed: int, trouble: Trouble | None) -> Plant:
-    """The plant at the end of an arm, at full speed, without a picture taken."""
-    tails, mishaps = ({}, {}) if trouble is None else (trouble.tails, trouble.mishaps)
-    with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps) as line:
-        while line.time < arms.RUN_IN_S + arms.WARM_UP_S + arms.ARM_S:
-            line.scan()
-        return line.plant
-
-
 def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
     """All arms of the runs that have not been made yet, each written when it is done."""
     (folder / "jams").mkdir(exist_ok=True)
     missing = [each for each in runs if not (folder / "jams" / f"{each.name}.json").exists()]
-    with _pool(flags.jobs) as pool, progress() as bar:
+    with pool(flags.jobs) as workers, progress() as bar:
         task = bar.add_task("jams", total=len(runs), completed=len(runs) - len(missing), unit="runs")
-        for _ in pool.map(partial(_arms, flags.bundle, folder / "jams"), missing):
+        for _ in workers.map(partial(_arms, flags.bundle, folder / "jams"), missing):
             bar.advance(task)
 
 
@@ -278,7 +213,7 @@ def _arms(path: Path, folder: Path, each: Run) -> None:
     acted = film(start, flinch(model, Mode.ACT), idle)
     known = film(start, oracle(model), idle)
     outcome = assess(start, without, acted)
-    free = _unwatched(each.seed, None).snapshot().state.cartons_out - start.snapshot.plant.state.cartons_out
+    free = unwatched(each.seed, None).snapshot().state.cartons_out - start.snapshot.plant.state.cartons_out
     np.savez(
         folder / f"{each.name}.npz",
         frames=np.stack([shot.frame.image for shot in without.shots]),
@@ -312,10 +247,6 @@ def _leads(
         raised = alarm.raised(model.alarm, SPEC.rate_hz, scores)
         leads[name] = lead([float(times[1 + frame]) for frame in raised], row["onset_s"], row["block_without_s"])
     return leads
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)
 
 
 # What came of them

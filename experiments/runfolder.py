@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
@@ -90,6 +91,13 @@ def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically: a reader sees the old file or the new one."""
     with appearing(path) as file:
         file.write_text(json.dumps(content, indent=1))
+
+
+def kept(path: Path, find: Callable[[], Any]) -> Any:
+    """What was found, from the file where an earlier start has written it."""
+    if not path.exists():
+        write_json(path, find())
+    return json.loads(path.read_bytes())
 
 
 class History:

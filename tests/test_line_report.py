@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import line
+from experiments import jams, line, runfolder
 from runtime import arms
 from runtime.arms import Arm, Trouble, begin, film, flinch, oracle
 from runtime.demo import BUNDLE
@@ -74,10 +74,10 @@ def test_slowing_costs_what_it_loses_where_it_averts_in_a_shift_of_four_jams_and
 
 
 def test_trouble_is_a_pure_function_of_the_seed_and_happens_in_view():
-    drawn = [line._draw("view", "slip", seed) for seed in range(50)]
-    assert drawn == [line._draw("view", "slip", seed) for seed in range(50)]
-    assert all(each.trouble.x is not None and line.WHERE[0] <= each.trouble.x <= line.WHERE[1] for each in drawn)
-    assert line._draw("entry", "lid", 3).trouble.x is None
+    drawn = [jams.draw("view", "slip", seed) for seed in range(50)]
+    assert drawn == [jams.draw("view", "slip", seed) for seed in range(50)]
+    assert all(each.trouble.x is not None and jams.WHERE[0] <= each.trouble.x <= jams.WHERE[1] for each in drawn)
+    assert jams.draw("entry", "lid", 3).trouble.x is None
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ def test_an_alarm_is_told_at_the_time_of_its_own_frame(tmp_path: Path):
 
 
 def test_what_was_found_before_is_not_looked_for_again(tmp_path: Path):
-    assert line._kept(tmp_path / "found.json", lambda: [1, 2]) == [1, 2]
-    assert line._kept(tmp_path / "found.json", lambda: pytest.fail("looked for again")) == [1, 2]
+    assert runfolder.kept(tmp_path / "found.json", lambda: [1, 2]) == [1, 2]
+    assert runfolder.kept(tmp_path / "found.json", lambda: pytest.fail("looked for again")) == [1, 2]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,100 @@
+"""Runs of the simulated line that jam while nobody watches: one carton is in trouble, and the physics decides."""
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import count
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+
+from experiments.cli import DIE_AT_ONCE, progress
+from runtime import arms
+from runtime.arms import NUMBERS, Trouble
+from runtime.line.cartons import TAILS, Tail
+from runtime.line.line import Line
+from runtime.line.plant import Plant
+from wm.data.footage import Episode
+
+WHERE: Final = (-0.45, -0.05)  # metres along the line, in view and before the transfer
+KINDS: Final[tuple[Tail, ...]] = (*TAILS, "slip")
+Place = Literal["entry", "view"]
+Wanted = tuple[Place, Tail, int]
+
+
+class Run(NamedTuple):
+    """A run that jams without anybody watching."""
+
+    place: Place
+    trouble: Trouble
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.place}-{self.trouble.kind}-{self.seed}"
+
+
+class Film(NamedTuple):
+    """What was seen of a run, and when trouble and jam began, in seconds."""
+
+    seen: Episode
+    onset: float
+    block: float
+
+
+def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
+    """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
+    found: list[Run] = []
+    with pool(jobs) as workers, progress() as bar:
+        task = bar.add_task("find jams", total=sum(number for _, _, number in wanted), unit="jams")
+        for group, (place, kind, number) in enumerate(wanted):
+            first = seed + 10_000 * group
+            jams: list[Run] = []
+            for start in count(first, 2 * jobs):
+                tried = [draw(place, kind, each) for each in range(start, start + 2 * jobs)]
+                fresh = [each for each, jam in zip(tried, workers.map(_blocks, tried), strict=True) if jam]
+                bar.advance(task, min(len(fresh), number - len(jams)))
+                jams += fresh
+                if len(jams) >= number:
+                    break
+            found += jams[:number]
+    return found
+
+
+def draw(place: Place, kind: Tail, seed: int) -> Run:
+    """The trouble of a run: a pure function of the seed."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    number, x = int(rng.choice(NUMBERS)), float(rng.uniform(*WHERE))
+    return Run(place, Trouble(number, kind, x if place == "view" else None), seed)
+
+
+def _blocks(each: Run) -> bool:
+    """Whether a run jams while nobody watches, within an arm."""
+    return bool(unwatched(each.seed, each.trouble).events.blocks)
+
+
+def unwatched(seed: int, trouble: Trouble | None) -> Plant:
+    """The plant at the end of an arm, at full speed, without a picture taken."""
+    tails, mishaps = ({}, {}) if trouble is None else (trouble.tails, trouble.mishaps)
+    with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps) as line:
+        while line.time < arms.RUN_IN_S + arms.WARM_UP_S + arms.ARM_S:
+            line.scan()
+        return line.plant
+
+
+def film(each: Run) -> Film:
+    """The run as its camera sees it, from a little before the carton in trouble comes into view."""
+    with Line(each.seed, tail_rate=0.0, tails=each.trouble.tails, mishaps=each.trouble.mishaps) as line:
+        while line.time < arms.RUN_IN_S:
+            line.scan()
+        shots = [line.step() for _ in range(arms.frames(arms.WARM_UP_S + arms.ARM_S))]
+        frames, sensors, actions, times = (
+            np.stack([getattr(shot, name) for shot in shots]) for name in ("image", "sensors", "action", "time")
+        )
+        seen = Episode(frames, sensors, actions, times, each.name)
+        return Film(seen, line.events.onsets[0].time, line.events.blocks[0].time)
+
+
+def pool(jobs: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)
