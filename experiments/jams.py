@@ -12,6 +12,7 @@ import numpy as np
 from experiments.cli import DIE_AT_ONCE, progress
 from runtime import arms
 from runtime.arms import NUMBERS, Trouble
+from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAILS, Tail
 from runtime.line.line import Line
 from runtime.line.plant import Plant
@@ -83,9 +84,9 @@ def unwatched(seed: int, trouble: Trouble | None) -> Plant:
         return line.plant
 
 
-def film(each: Run) -> Film:
+def film(each: Run, look: Look = THIS_LINE) -> Film:
     """The run as its camera sees it, from a little before the carton in trouble comes into view."""
-    with Line(each.seed, tail_rate=0.0, tails=each.trouble.tails, mishaps=each.trouble.mishaps) as line:
+    with Line(each.seed, tail_rate=0.0, tails=each.trouble.tails, mishaps=each.trouble.mishaps, look=look) as line:
         while line.time < arms.RUN_IN_S:
             line.scan()
         shots = [line.step() for _ in range(arms.frames(arms.WARM_UP_S + arms.ARM_S))]

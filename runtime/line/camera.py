@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.line import scene
+from runtime.line.cartons import PRINTS
 from runtime.line.raster import AMBIENT, LIGHT, Array, Canvas, Quad
 from runtime.line.textures import BELT_PERIOD, Texture, belt_texture, carton_textures, floor_texture, plain
 
@@ -27,8 +28,8 @@ FIXED_PATTERN: Final = 0.006
 
 class Look(NamedTuple):
     """How a line looks: where its camera hangs, what it looks at (metres), how it is rolled (radians) and its focal
-    length in image sides; the turn of all colours about grey (radians), how bright its lamps are, and whether the line
-    runs the other way round.
+    length in image sides; the turn of all colours about grey (radians), how bright its lamps are, whether the line runs
+    the other way round, and which print its cartons bear in the place of each.
     """
 
     eye: tuple[float, float, float] = (0.34, -0.80, 1.16)
@@ -38,6 +39,7 @@ class Look(NamedTuple):
     hue: float = 0.0
     brightness: float = 1.0
     mirrored: bool = False
+    prints: tuple[int, ...] = tuple(range(PRINTS))
 
 
 THIS_LINE: Final = Look()
@@ -175,7 +177,7 @@ def _render(view: Scene, size: int, look: Look) -> Array:
         canvas.shade(_carton_shadow(pose), backdrop.ground)
     canvas.shade(_dropped(_box_corners(*_gate_box(view.gate))), backdrop.ground)
     for pose, print_number in zip(view.cartons, view.prints, strict=True):
-        canvas.draw(_carton(pose, carton_textures(print_number, size), canvas.eye))
+        canvas.draw(_carton(pose, carton_textures(look.prints[print_number], size), canvas.eye))
     canvas.draw(_box(*_gate_box(view.gate), plain(0.96, 0.72, 0.10), canvas.eye))
     colour = _lit(canvas.colour, look)
     return (colour[::2, ::2] + colour[::2, 1::2] + colour[1::2, ::2] + colour[1::2, 1::2]) / np.float32(4)

@@ -114,7 +114,8 @@ class Plant:
 
     `tail_rate` is the chance that a carton is drawn from a tail of the initial conditions; `tails` forces a kind on
     given carton numbers, and `mishaps` befall given ones on their way. Whether such a carton jams is left to the
-    physics. The fence, which guides the cartons, wears by `wear_per_hour`. The camera sees it in its `look`.
+    physics. The fence, which guides the cartons, wears by `wear_per_hour`. `look` is how the camera sees the line, and
+    may be changed at any time.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Plant:
         look: camera.Look = camera.THIS_LINE,
     ) -> None:
         self.seed = seed
-        self._look = look
+        self.look = look
         self._wear_per_hour = wear_per_hour
         self._tail_rate = tail_rate
         self._tails = dict(tails or {})
@@ -177,11 +178,11 @@ class Plant:
 
     def image(self) -> NDArray[np.uint8]:
         """The frame the camera takes now, [64, 64, 3], with its noise and the drift of the light."""
-        return camera.photograph(self._scene(), self.time, self.seed, self._look)
+        return camera.photograph(self._scene(), self.time, self.seed, self.look)
 
     def picture(self, size: int = 256) -> NDArray[np.uint8]:
         """The same view for people, [size, size, 3], sharp and without noise."""
-        return camera.picture(self._scene(), size, self._look)
+        return camera.picture(self._scene(), size, self.look)
 
     def snapshot(self) -> Snapshot:
         """All of the plant's state."""

@@ -22,6 +22,8 @@ _INKS: Final = np.array(
         [[0.99, 0.80, 0.22], [0.20, 0.18, 0.30]],
         [[0.93, 0.50, 0.60], [0.99, 0.97, 0.94]],
         [[0.40, 0.76, 0.84], [0.10, 0.20, 0.42]],
+        [[0.24, 0.16, 0.12], [0.93, 0.88, 0.80]],  # this and what follows only come with a changeover
+        [[0.55, 0.30, 0.62], [0.96, 0.93, 0.55]],
     ]
 )
 _BOARD: Final = (0.80, 0.66, 0.47)
@@ -47,6 +49,8 @@ def carton_textures(number: int, size: int) -> dict[str, Texture]:
         (u - 0.5) * (v - 0.5) > 0,
         (np.abs(u - 0.5) < 0.13) | (np.abs(v - 0.5) < 0.17),
         (np.abs(u - 0.25) < 0.12) | (np.abs(u - 0.75) < 0.12),
+        np.abs(np.hypot((u - 0.5) * 1.3, v - 0.5) - 0.30) < 0.08,
+        (u * 6 % 1.0 < 0.5) & (np.abs(v - 0.5) < 0.32),
     )[number]
     side_u, side_v = _grid(scene.CARTON[0], scene.CARTON[2], size)
     band = np.abs(side_v - 0.5) < 0.2

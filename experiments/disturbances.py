@@ -1,0 +1,149 @@
+"""What is not a jam: another product, a lamp that fails, a camera that is knocked.
+
+A sound line is filmed; half-way something about its look changes for good. Then runs that jam are filmed as they look
+from there on: whether Flinch alarms in vain, whether its slow signal says that something is not as it was, and what it
+still sees coming.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments import runfolder
+from experiments.cli import main, progress
+from experiments.jams import Film, Run, film, find
+from experiments.line import EARLY_S
+from runtime import arms
+from runtime.line.camera import THIS_LINE, Look
+from runtime.line.cartons import TAILS
+from runtime.line.line import SPEC, Line
+from wm import alarm, bundle
+from wm.bundle import Bundle
+from wm.errors import InputError
+from wm.surprise import Told
+from wm.types import Observation
+
+
+def _knocked(metres: float, degrees: float) -> Look:
+    eye = tuple(place + metres for place in THIS_LINE.eye)
+    return THIS_LINE._replace(eye=(eye[0], eye[1], eye[2]), roll=THIS_LINE.roll + math.radians(degrees))
+
+
+CHANGES: Final = {
+    "none": THIS_LINE,
+    "two prints never seen": THIS_LINE._replace(prints=(6, 7) * 3),
+    "lamps at 80 %": THIS_LINE._replace(brightness=0.8),
+    "lamps at 50 %": THIS_LINE._replace(brightness=0.5),
+    "camera knocked by 5 mm": _knocked(0.005, 0.2),
+    "camera knocked by 3 cm and 2 degrees": _knocked(0.03, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.disturbances."""
+
+    out: Path
+    """Folder of the run. Start again with the same flags and it goes on where it stopped."""
+    bundle: Path = Path("runtime/line/bundle")
+    """Calibrated bundle of the line."""
+    minutes: float = 20.0
+    """Simulated minutes of a sound line, the change half-way."""
+    jams: int = 5
+    """Jams of every kind of trouble, filmed anew for every change."""
+    seed: int = 970_000
+    """Seed of the sound line, and of the first run that may jam."""
+    jobs: int = 2
+    """Processes that look for jams at the same time."""
+    report: Path | None = None
+    """Folder for disturbances.json, beside other reports."""
+
+
+def run(flags: Flags) -> None:
+    """Alarms, drift and jams seen under changes that are no jam; writes metrics.json."""
+    if flags.minutes <= 0 or min(flags.jams, flags.jobs) < 1:
+        raise InputError("--minutes must be above 0, --jams and --jobs at least 1.")
+    model = bundle.load(flags.bundle)
+    if model.calibration is None or model.spec != SPEC:
+        raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")
+    folder = runfolder.start(flags.out, flags)
+    found = runfolder.kept(
+        folder / "runs.json", partial(find, [("entry", kind, flags.jams) for kind in TAILS], flags.seed, flags.jobs)
+    )
+    runs = [Run(place, arms.Trouble(*trouble), seed) for place, trouble, seed in found]
+    rows = []
+    for number, (name, look) in enumerate(CHANGES.items()):
+        path = folder / f"{number}.json"
+        rows.append({"change": name, **runfolder.kept(path, partial(_measured, flags, model, look, runs))})
+    metrics = {"rows": rows, "jams": len(runs), "provenance": runfolder.provenance(flags)}
+    runfolder.finish(folder, metrics, flags.report and flags.report / "disturbances.json")
+    Console(stderr=True).print(_table(metrics), f"wrote {folder}", sep="\n")
+
+
+def _measured(flags: Flags, model: Bundle, look: Look, runs: list[Run]) -> dict[str, Any]:
+    half = round(flags.minutes * 60 * SPEC.rate_hz / 2)
+    with Line(flags.seed, tail_rate=0.0) as line, progress() as bar:
+        while line.time < arms.RUN_IN_S:
+            line.scan()
+        shots = []
+        for frame in bar.track(range(2 * half), task_id=bar.add_task("sound line", unit="frames")):
+            line.plant.look = look if frame >= half else THIS_LINE
+            shots.append(line.step())
+    frames, sensors, actions = (
+        jnp.asarray(np.stack([getattr(shot, name) for shot in shots])) for name in ("image", "sensors", "action")
+    )
+    told = model.replay(model.start(), Observation(frames, sensors), actions)[1]
+    return {**changed(model, told, half), **_seen(model, [film(each, look) for each in runs])}
+
+
+def changed(model: Bundle, told: Told, half: int) -> dict[str, Any]:
+    """What was told of a sound line, before and after the change at frame `half`."""
+    alarms, drifts = (
+        np.array(alarm.raised(model.alarm, SPEC.rate_hz, np.asarray(signal))) for signal in (told.score, told.drift)
+    )
+    later = drifts[drifts >= half]
+    hours = half / SPEC.rate_hz / 3600
+    return {
+        "alarms_per_hour_before": float((alarms < half).sum() / hours),
+        "alarms_per_hour_after": float((alarms >= half).sum() / hours),
+        "score_median_after": float(np.median(told.score[half:])),
+        "drift_before": bool((drifts < half).any()),
+        "drift_after_s": float((later[0] - half) / SPEC.rate_hz) if len(later) else None,
+    }
+
+
+def _seen(model: Bundle, films: list[Film]) -> dict[str, Any]:
+    """Of jams, those that were alarmed a second or more before by an alarm that was not standing or raised already when
+    the trouble began.
+    """
+    early, vain = 0, 0
+    for one in films:
+        observations = Observation(jnp.asarray(one.seen.frames), jnp.asarray(one.seen.sensors))
+        told = model.replay(model.start(), observations, jnp.asarray(one.seen.actions))[1]
+        raised = [float(one.seen.times[frame]) for frame in alarm.raised(model.alarm, SPEC.rate_hz, told.score)]
+        lead = arms.lead(raised, one.onset, one.block)
+        early += lead is not None and lead >= EARLY_S
+        vain += sum(time < one.onset for time in raised)
+    return {"alarmed_1s_share": early / len(films), "alarms_before_trouble": vain}
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    table = Table(title=f"changes half-way, and {metrics['jams']} jams afterwards")
+    for column in ("change", "alarms an hour before", "after", "drift after", "jams seen 1 s before"):
+        table.add_column(column)
+    for row in metrics["rows"]:
+        drift = "-" if row["drift_after_s"] is None else f"{row['drift_after_s']:.0f} s"
+        rates = (f"{row[f'alarms_per_hour_{name}']:.0f}" for name in ("before", "after"))
+        table.add_row(row["change"], *rates, drift, f"{row['alarmed_1s_share']:.0%}")
+    return table
+
+
+if __name__ == "__main__":
+    main(run)

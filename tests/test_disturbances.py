@@ -1,0 +1,31 @@
+"""What is told of a change that is no jam: before it and after it, counted by hand."""
+
+import numpy as np
+
+from experiments import disturbances
+from runtime.demo import BUNDLE
+from runtime.line.camera import THIS_LINE
+from runtime.line.line import Line
+from wm import bundle
+from wm.surprise import Told
+
+
+def test_alarms_and_drift_are_told_apart_by_the_moment_of_the_change():
+    score, drift = np.zeros(7200), np.zeros(7200)
+    score[100:105] = score[5000:5005] = score[6000:6005] = 2.0
+    drift[3900:] = 1.5
+    told = disturbances.changed(bundle.load(BUNDLE), Told(score, drift, np.zeros(0)), 3600)
+    assert (told["alarms_per_hour_before"], told["alarms_per_hour_after"]) == (10.0, 20.0)
+    assert (told["drift_before"], told["drift_after_s"], told["score_median_after"]) == (False, 30.1, 0.0)
+
+
+def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():
+    with Line(3, tail_rate=0.0) as line, Line(3, tail_rate=0.0) as other:
+        while line.time < 8.0:
+            line.scan(), other.scan()
+        other.plant.look = disturbances.CHANGES["two prints never seen"]
+        one, two = line.step(), other.step()
+        assert np.array_equal(one.sensors, two.sensors)
+        assert np.abs(one.image.astype(int) - two.image).max() > 60
+        other.plant.look = THIS_LINE
+        assert np.array_equal(line.step().image, other.step().image)
