@@ -38,7 +38,7 @@ HELD_OUT_SHARE = 0.1
 HELD_OUT_WINDOWS = 32
 EVERY = 250
 EPISODES = 12
-FALSE_ALARMS, SHIFT_HOURS = 1.0, 8.0
+SHIFT_HOURS = 8.0
 WINDOWS = 16
 JAMS_SEED = 900_000
 Errors = NDArray[np.float32]
@@ -66,6 +66,8 @@ class Flags:
     """Peak of their learning rate."""
     jams: int = 12
     """Jams of every kind of trouble that all of them watch."""
+    false_alarms: float = 1.0
+    """At most this many false alarms in a shift of eight hours."""
     seed: int = 0
     """Seed of all models."""
     jobs: int = 2
@@ -106,7 +108,7 @@ def run(flags: Flags) -> None:
         {
             "model": name,
             **runfolder.kept(
-                folder / f"{path.name}.json", partial(_measured, path, sets["normal"], films, windows, cheap)
+                folder / f"{path.name}.json", partial(_measured, flags, path, sets["normal"], films, windows, cheap)
             ),
         }
         for name, path in models.items()
@@ -310,7 +312,9 @@ def _cheap(windows: Windows, footage: Footage) -> list[Errors]:
     return [errors(windows, last), errors(windows, mean)]
 
 
-def _measured(path: Path, normal: Footage, films: list[Film], windows: Windows, cheap: Errors) -> dict[str, Any]:
+def _measured(
+    flags: Flags, path: Path, normal: Footage, films: list[Film], windows: Windows, cheap: Errors
+) -> dict[str, Any]:
     """What a model detects at the promised rate, and how far off its forecasts are against the best cheap ones."""
     model = bundle.load(path)
     lengths = normal.lengths("train")
@@ -320,7 +324,9 @@ def _measured(path: Path, normal: Footage, films: list[Film], windows: Windows, 
             calibrate.replay(model, normal, "train", number, partial(bar.advance, task)).errors
             for number in range(2 * EPISODES)
         ]
-    calibration, _ = calibrate.fit(model, [np.asarray(each) for each in watched[:EPISODES]], FALSE_ALARMS, SHIFT_HOURS)
+    calibration, _ = calibrate.fit(
+        model, [np.asarray(each) for each in watched[:EPISODES]], flags.false_alarms, SHIFT_HOURS
+    )
     model = replace(model, calibration=calibration)
 
     def raised(errors: NDArray[np.float32]) -> list[int]:
