@@ -81,15 +81,19 @@ def run(flags: Flags) -> None:
         raise InputError(f"{flags.bundle} is not a bundle of the simulated line; give another --bundle.")
     if model.recipe["footage"]["fingerprint"] == footage.fingerprint:
         raise InputError(f"the model was trained on {flags.footage}; give footage that it has not seen.")
-    if flags.jams < 1:
-        raise InputError("--jams must be at least 1.")
-    folder = runfolder.start(flags.out, flags, fingerprint=footage.fingerprint)
+    if min(flags.jams, flags.jobs) < 1 or min(flags.false_alarms, flags.shift_hours) <= 0:
+        raise InputError("--jams and --jobs must be at least 1, --false-alarms and --shift-hours above 0.")
+    lengths = footage.lengths("train")
+    calibrated = round(CALIBRATED_SHARE * len(lengths))
+    calibrate.afford(model, lengths[:calibrated], flags.false_alarms, flags.shift_hours)
+    folder = runfolder.start(
+        flags.out, flags, fingerprint=footage.fingerprint, bundle_sha256=bundle.digest(flags.bundle)
+    )
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.jams) for kind in KINDS]
     found = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
     films = [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in found]
     episodes = [np.asarray(told.errors) for told in evaluate.watch(model, footage, "train")]
-    calibrated = round(CALIBRATED_SHARE * len(episodes))
     normal = calibrate.learn(model, episodes[:calibrated])
     seen = [_errors(model, one) for one in films]
     hours = sum(len(each) for each in episodes[calibrated:]) / SPEC.rate_hz / 3600
@@ -101,7 +105,7 @@ def run(flags: Flags) -> None:
             for one, errors in zip(films, seen, strict=True)
         ]
         early = np.array([lead is not None and lead >= EARLY_S for lead in leads])
-        by_kind = {
+        by_place = {
             place: float(early[np.array([run[0] == place for run in found])].mean()) for place in ("entry", "view")
         }
         told = [lead for lead in leads if lead is not None]
@@ -109,7 +113,7 @@ def run(flags: Flags) -> None:
             {
                 "variant": name,
                 "alarmed_1s_share": float(early.mean()),
-                **{f"alarmed_1s_share_{place}": share for place, share in by_kind.items()},
+                **{f"alarmed_1s_share_{place}": share for place, share in by_place.items()},
                 "median_lead_s": float(np.median(told)) if told else None,
                 "false_alarms": sum(len(raised(errors)) for errors in episodes[calibrated:]),
             }
@@ -157,7 +161,9 @@ def _watcher(
         scale=jnp.asarray(scale), whitening=jnp.asarray(normal.whitening)
     )
     begin = min(model.monitor.ready(SPEC.rate_hz))
-    heard = [(variant.heard * calibrate.levels(watching, known, errors))[begin:] for errors in episodes]
+    as_it_is = variant.placed and variant.worst is None
+    levels = normal.levels if as_it_is else [calibrate.levels(watching, known, each)[begin:] for each in episodes]
+    heard = [variant.heard * each for each in levels]
     calibration, _ = calibrate.promise(watching, normal._replace(levels=heard), flags.false_alarms, flags.shift_hours)
     return partial(_raised, watching, calibration.replace(scale=known.scale), variant.heard)
 

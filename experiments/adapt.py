@@ -2,7 +2,7 @@
 
 A world model learns from many lines that look otherwise, and is adapted to the first minutes of this one; others learn
 from these minutes alone. All are calibrated on the same hour and watch the same jams. They are trained side by side in
-one compiled step, which costs a GPU hardly more than a single one.
+one compiled step, which costs a GPU hardly more than a single one; where that is stopped it begins anew.
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,7 +53,7 @@ class Flags:
     footage: Path
     """Footage of this line."""
     normal: Path
-    """Normal footage of this line that nothing has seen: a first part to calibrate on, the rest to count alarms in."""
+    """Normal footage of this line that nothing has seen: twelve episodes to calibrate on, twelve to count alarms in."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     minutes: tuple[float, ...] = (2.0, 10.0, 30.0, 120.0)
@@ -65,7 +65,7 @@ class Flags:
     tuning_rate: float = 1e-3
     """Peak of their learning rate."""
     jams: int = 12
-    """Jams of every kind of trouble that all of them watch."""
+    """Jams of every kind of trouble that is there on entry; all of them watch the same."""
     false_alarms: float = 1.0
     """At most this many false alarms in a shift of eight hours."""
     seed: int = 0
@@ -89,16 +89,22 @@ class Arm(NamedTuple):
 
 def run(flags: Flags) -> None:
     """Detection and prediction against minutes of footage, from scratch and adapted."""
-    if min(flags.steps, flags.tuning_steps, flags.jams, *flags.minutes) < 1:
-        raise InputError("--minutes, --steps, --tuning-steps and --jams must be at least 1.")
+    if min(flags.steps, flags.tuning_steps, flags.jams, flags.jobs, *flags.minutes) < 1:
+        raise InputError("--minutes, --steps, --tuning-steps, --jams and --jobs must be at least 1.")
+    if min(flags.tuning_rate, flags.false_alarms) <= 0:
+        raise InputError("--tuning-rate and --false-alarms must be above 0.")
     sets = {name: Footage.open(getattr(flags, name)) for name in ("lines", "footage", "normal")}
     for footage in sets.values():
         if footage.spec != SPEC:
             raise InputError(f"{footage.path} is not footage of the simulated line; record it.")
     if len(sets["normal"].lengths("train")) < 2 * EPISODES:
         raise InputError(f"{flags.normal} holds less than {2 * EPISODES} episodes; record as many.")
+    if len({footage.fingerprint for footage in sets.values()}) < len(sets):
+        raise InputError("--lines, --footage and --normal must be three different sets of footage.")
     if sets["footage"].hours("train") * 60 < max(flags.minutes):
         raise InputError(f"{flags.footage} holds less than {max(flags.minutes):g} minutes; record more.")
+    if flags.report:
+        flags.report.mkdir(parents=True, exist_ok=True)
     folder = runfolder.start(flags.out, flags, **{name: footage.fingerprint for name, footage in sets.items()})
     models = trained(folder, flags, sets)
     films = _films(folder, flags)
@@ -202,8 +208,9 @@ def _train(
     missing = {name: arm for name, arm in fresh.items() if not paths[name].exists()}
     if not missing:
         return
+    keys = [jax.random.fold_in(jax.random.key(flags.seed), list(fresh).index(name)) for name in missing]
     for name, (variables, error, step) in zip(
-        missing, side_by_side(config, settings, list(missing.values()), pool, flags.seed), strict=True
+        missing, side_by_side(config, settings, list(missing.values()), pool, flags.seed, keys), strict=True
     ):
         metrics = {"held_out": error, "step": step, "steps": settings.steps, "device": jax.devices()[0].device_kind}
         recipe = {"train": {"model": name, **metrics, **runfolder.provenance(flags)}}
@@ -211,24 +218,23 @@ def _train(
 
 
 def side_by_side(
-    config: ModelConfig, settings: TrainConfig, parts: list[Arm], pool: Batch, seed: int
+    config: ModelConfig, settings: TrainConfig, parts: list[Arm], pool: Batch, seed: int, keys: list[Array]
 ) -> list[tuple[dict[str, Any], float, int]]:
     """The variables of every arm with the lowest held-out error, that error and the step, all trained at once by
-    `wm.train.train_step`.
+    `wm.train.train_step`, each from a key of its own.
     """
     states = _stacked([train.create(config, settings, arm.normaliser, seed, arm.params) for arm in parts])
     normalisers = _stacked([arm.normaliser for arm in parts])
     counts = jnp.array([len(arm.starts) for arm in parts])
     starts = jnp.array([np.resize(arm.starts, max(map(int, counts))) for arm in parts])
     held_out = jax.vmap(partial(_windows, pool, settings.length))(jnp.array([arm.held_out for arm in parts]))
-    keys = jax.random.split(jax.random.key(seed), len(parts))
     best, lowest = states.params, np.full(len(parts), np.inf)
     steps = np.zeros(len(parts), int)
     with progress() as bar:
         task = bar.add_task(f"train {len(parts)} models", total=settings.steps, unit="steps")
         while int(states.step[0]) < settings.steps:
             todo = min(EVERY, settings.steps - int(states.step[0]))
-            states = _steps(config, settings, todo, states, normalisers, pool, starts, counts, keys)
+            states = _steps(config, settings, todo, states, normalisers, pool, starts, counts, jnp.stack(keys))
             found = np.asarray(_held_out_errors(config, settings, states.params, normalisers, held_out))
             better = jnp.asarray(found < lowest)
             best = jax.tree.map(partial(_chosen, better), states.params, best)
@@ -318,6 +324,7 @@ def _measured(
     """What a model detects at the promised rate, and how far off its forecasts are against the best cheap ones."""
     model = bundle.load(path)
     lengths = normal.lengths("train")
+    calibrate.afford(model, lengths[:EPISODES], flags.false_alarms, SHIFT_HOURS)
     with progress() as bar:
         task = bar.add_task(f"{path.name}", total=sum(lengths[: 2 * EPISODES]), unit="frames")
         watched = [

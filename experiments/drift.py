@@ -44,7 +44,7 @@ def run(flags: Flags) -> None:
     model = bundle.load(flags.bundle)
     if model.calibration is None or model.spec != SPEC:
         raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")
-    folder = runfolder.start(flags.out, flags)
+    folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
     told, metrics = {}, {}
     for name, wear in (("sound", 0.0), ("worn", flags.wear_per_hour)):
         footage = _filmed(folder / name, flags, wear)

@@ -72,7 +72,8 @@ def draw(place: Place, kind: Tail, seed: int) -> Run:
 
 def _blocks(each: Run) -> bool:
     """Whether a run jams while nobody watches, within an arm."""
-    return bool(unwatched(each.seed, each.trouble).events.blocks)
+    events = unwatched(each.seed, each.trouble).events
+    return bool(events.blocks and events.onsets)
 
 
 def unwatched(seed: int, trouble: Trouble | None) -> Plant:

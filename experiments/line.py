@@ -6,7 +6,6 @@ with an oracle that knows of the trouble as soon as it can be seen; a fourth run
 line could have made. Cheap detectors see the same pictures and keep the same promise.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +74,7 @@ def run(flags: Flags) -> None:
     sets = {name: Footage.open(getattr(flags, name)) for name in ("training", "calibration", "shifts")}
     _check(model, sets)
     known = {f"{name}_fingerprint": footage.fingerprint for name, footage in sets.items()}
-    known["bundle_sha256"] = hashlib.sha256((flags.bundle / "checksums.json").read_bytes()).hexdigest()
+    known["bundle_sha256"] = bundle.digest(flags.bundle)
     folder = runfolder.start(flags.out, flags, **known)
     console = Console(stderr=True)
 

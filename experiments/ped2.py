@@ -70,6 +70,9 @@ def run(flags: Flags) -> None:
     if not (data / "training").is_dir():
         raise InputError(f"{data} does not hold Ped2; give the folder that holds ucsd_ped2/ as --data-dir.")
     folder = runfolder.start(flags.out, flags)
+    places = [folder, *([flags.report] if flags.report else [])]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
     footage = ingested(data / "training", folder / "normal", HOLDOUT)
     test = ingested(data / "testing", folder / "test", 0.0)
     planted = walkers.plant(footage, folder / "planted", copies=COPIES, seed=0)
@@ -88,7 +91,7 @@ def run(flags: Flags) -> None:
     metrics: dict[str, Any] = {
         **figures(scores, labels),
         "raw_micro_auc_not_smoothed": figures([np.asarray(each.score) for each in told], labels)["raw_micro_auc"],
-        "train_minutes": flags.steps * seconds_a_step(footage, model) / 60,
+        "train_minutes": model.recipe["metrics"]["steps_run"] * seconds_a_step(footage, model) / 60,
         "trained": {"minutes": model.recipe["metrics"]["minutes"], "device": model.recipe["train"]["device"]},
         "localised": localised(watching, told, labels, [masks[name] for name in masks.files]),
         "horizons_s": horizons_s,
@@ -99,7 +102,7 @@ def run(flags: Flags) -> None:
         "provenance": runfolder.provenance(flags),
     }
     joined = np.concatenate(scores), np.concatenate(labels)
-    for place in (folder, *([flags.report] if flags.report else [])):
+    for place in places:
         plots.scores({"score": joined[0]}, joined[1], test.spec.rate_hz, place / "ped2.png")
     runfolder.finish(folder, metrics, flags.report and flags.report / "ped2.json")
     Console(stderr=True).print(

@@ -63,7 +63,10 @@ def run(flags: Flags) -> None:
     whole = sum(footage.hours("train") for footage in sets)
     if whole < 2 * flags.hours:
         raise InputError(f"{whole:.1f} h are too few to calibrate on {flags.hours:g} h and to count in as many.")
-    known = {"fingerprints": [footage.fingerprint for footage in sets]}
+    known = {
+        "fingerprints": [footage.fingerprint for footage in sets],
+        "bundle_sha256": bundle.digest(flags.bundle),
+    }
     folder = runfolder.start(flags.out, flags, **known)
     episodes = _watched(folder, flags, sets)
     rows = _tried(folder, flags, episodes)

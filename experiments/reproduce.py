@@ -19,6 +19,7 @@ from experiments.cli import main
 from wm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+NAMES = {"model", "variant", "change"}
 MADE = ("footage.json", "metrics.json", "checksums.json")  # one of them says that a folder is whole
 
 
@@ -30,7 +31,7 @@ class Flags:
     """Folder for all of it. Start again with the same flags and it goes on where it stopped."""
     quick: bool = False
     """In minutes rather than in hours: little footage and hardly any training, so that the figures mean nothing, but
-    every script runs to its end. Timings are left out."""
+    every script runs to its end, except for those that measure time, which are left out."""
     data_dir: Path = Path("../shared/data")
     """Folder that holds ucsd_ped2/, skab/, hrss/ and tep/; what needs one that is not there is left out."""
 
@@ -178,14 +179,32 @@ def _parsed(flags: str) -> dict[str, list[str]]:
 
 
 def compared(reported: Path, rebuilt: Path) -> list[dict[str, Any]]:
-    """Every figure at the top of a report, as it stands and as it came out again."""
+    """Every figure of every report, as it stands and as it came out again, None where it is not there."""
     rows = []
-    for path in sorted(rebuilt.glob("*.json")):
-        known = json.loads((reported / path.name).read_bytes()) if (reported / path.name).exists() else {}
-        for name, value in json.loads(path.read_bytes()).items():
-            if isinstance(value, int | float):
-                rows.append({"report": path.name, "figure": name, "reported": known.get(name), "rebuilt": value})
+    for name in sorted({path.name for folder in (reported, rebuilt) for path in folder.glob("*.json")}):
+        before, after = (
+            figures(json.loads((folder / name).read_bytes())) if (folder / name).exists() else {}
+            for folder in (reported, rebuilt)
+        )
+        for figure in {**before, **after}:
+            told = {"reported": before.get(figure), "rebuilt": after.get(figure)}
+            rows.append({"report": name, "figure": figure, **told})
     return rows
+
+
+def figures(content: Any, name: str = "") -> dict[str, float]:
+    """The numbers of a report by their dotted names; rows go by what they are called, and lists without names, which
+    are curves and single runs, are left out.
+    """
+    if isinstance(content, int | float):
+        return {name: content}
+    if isinstance(content, dict):
+        parts = [(key, value) for key, value in content.items() if key != "provenance"]
+    elif isinstance(content, list) and all(isinstance(row, dict) and NAMES & row.keys() for row in content):
+        parts = [(row[next(key for key in row if key in NAMES)], row) for row in content]
+    else:
+        return {}
+    return {key: value for part, inner in parts for key, value in figures(inner, f"{name}.{part}".lstrip(".")).items()}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

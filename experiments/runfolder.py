@@ -51,11 +51,13 @@ def start(folder: Path, flags: Any, **resolved: Any) -> Path:
 
 
 def finish(folder: Path, metrics: dict[str, Any], report: Path | None = None) -> None:
-    """Writes metrics.json, whole or not at all, and the same as a report where one is asked for."""
-    write_json(folder / "metrics.json", metrics)
+    """Writes a report where one is asked for, and the same as metrics.json, each whole or not at all: where that is
+    there, the run is done.
+    """
     if report:
         report.parent.mkdir(parents=True, exist_ok=True)
         write_json(report, metrics)
+    write_json(folder / "metrics.json", metrics)
 
 
 def provenance(flags: Any) -> dict[str, Any]:

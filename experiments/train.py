@@ -11,11 +11,14 @@ from tensorboardX import SummaryWriter
 from experiments import plots, runfolder
 from experiments.cli import huge_pages, main
 from wm import bundle, calibrate, train
-from wm.config import ModelConfig, TrainConfig, to_json
+from wm.bundle import Bundle
+from wm.config import ModelConfig, TrainConfig, from_json, to_json
 from wm.data.activity import followed
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.files import checksums
+
+ADAPTED = ("steps", "batch", "learning_rate", "patience")  # the other settings stay those of a given bundle
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,25 @@ def run(flags: Flags) -> None:
 
 
 def learn(flags: Flags, given: Path | None = None) -> None:
-    """Fits a fresh world model, or goes on from that of a given bundle, whose size it keeps."""
+    """Fits a fresh world model, or goes on from that of a given bundle, whose size it keeps and of whose settings it
+    changes those in `ADAPTED` alone.
+    """
     settings = _settings(flags)
     footage = Footage.open(flags.footage)
-    train.check(footage, settings)
     known = None if given is None else bundle.load(given)
     if known:
         calibrate.check(known, footage)
+        _check_cells(known, footage)
+        as_before = from_json(TrainConfig, known.recipe["settings"])
+        settings = replace(as_before, **{name: getattr(settings, name) for name in ADAPTED})
+    train.check(footage, settings)
     config = known.config if known else _model(flags, footage)
     if flags.process:
         _join(flags)
-        train.fit(footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None)
+        variables = known.variables if known else None
+        train.fit(
+            footage, config, settings, flags.out / "checkpoints", flags.seed, lambda progress: None, given=variables
+        )
         return
     resolved = {
         "model": to_json(config),
@@ -135,6 +146,16 @@ def _model(flags: Flags, footage: Footage) -> ModelConfig:
     """Follows the patches in which something moves: all of them where the camera does."""
     config = ModelConfig.of(footage.spec, flags.size)
     return config if flags.shift else replace(config, followed=followed(footage, config.patch))
+
+
+def _check_cells(known: Bundle, footage: Footage) -> None:
+    """Raises InputError where something moves in the footage at which the bundle does not look."""
+    config = known.config
+    if config.followed is not None and set(followed(footage, config.patch)) - set(config.followed):
+        raise InputError(
+            f"in {footage.path} something moves where the bundle follows nothing; give one that follows every patch, "
+            "trained with --shift, or train a fresh one."
+        )
 
 
 def _settings(flags: Flags) -> TrainConfig:

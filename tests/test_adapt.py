@@ -36,16 +36,35 @@ def test_an_arm_learns_from_its_first_minutes_and_holds_out_the_last_tenth_of_ea
 
 def test_a_model_beside_another_is_trained_as_if_it_were_alone(footage, pool):
     arms = [adapt._arm(footage, 0, frames, SETTINGS.length, None) for frames in (200, 400)]
-    (together, _), (alone,) = (adapt.side_by_side(CONFIG, SETTINGS, some, pool, seed=3) for some in (arms, arms[:1]))
-    assert together[1] == pytest.approx(alone[1], rel=1e-3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), together[0], alone[0])
+    keys = list(jax.random.split(jax.random.key(3)))
+    together = adapt.side_by_side(CONFIG, SETTINGS, arms, pool, 3, keys)
+    for number in (0, 1):
+        (alone,) = adapt.side_by_side(CONFIG, SETTINGS, [arms[number]], pool, 3, [keys[number]])
+        assert together[number][1] == pytest.approx(alone[1], rel=1e-3)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), together[number][0], alone[0])
 
 
-def test_what_comes_out_is_the_best_on_held_out_windows(footage, pool):
+def test_what_comes_out_is_the_best_on_held_out_windows_and_not_the_last(footage, pool, monkeypatch):
+    monkeypatch.setattr(adapt, "EVERY", 3)
+    found = iter([0.3, 0.1, 0.2, 0.4])
+    states = []
+
+    def told(config, settings, params, normalisers, held_out):
+        states.append(params)
+        return np.array([next(found)])
+
+    monkeypatch.setattr(adapt, "_held_out_errors", told)
     arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)
-    ((variables, error, step),) = adapt.side_by_side(CONFIG, SETTINGS, [arm], pool, seed=0)
+    ((variables, error, step),) = adapt.side_by_side(CONFIG, SETTINGS, [arm], pool, 0, [jax.random.key(0)])
+    assert (error, step) == (0.1, 6)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), variables["params"], states[1])
+    assert not jax.tree.all(jax.tree.map(np.array_equal, states[1], states[3]))
+
+
+def test_the_held_out_error_is_that_of_training(footage, pool):
+    arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)
+    ((variables, error, _),) = adapt.side_by_side(CONFIG, SETTINGS, [arm], pool, 0, [jax.random.key(0)])
     windows = adapt._windows(pool, SETTINGS.length, arm.held_out)
-    assert step == SETTINGS.steps
     assert float(train.open_loop_error(CONFIG, SETTINGS, variables, windows)) == pytest.approx(error, rel=1e-5)
 
 
@@ -53,5 +72,5 @@ def test_an_adapted_model_starts_where_the_given_one_is(footage, pool):
     params = train.create(CONFIG, SETTINGS, train.normaliser_of(footage), seed=7).params
     arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)._replace(params=params)
     still = TrainConfig(**{**vars(SETTINGS), "learning_rate": 1e-12})
-    ((variables, _, _),) = adapt.side_by_side(CONFIG, still, [arm], pool, seed=0)
+    ((variables, _, _),) = adapt.side_by_side(CONFIG, still, [arm], pool, 0, [jax.random.key(0)])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), variables["params"], params)

@@ -1,6 +1,7 @@
 """What is told of a change that is no jam: before it and after it, counted by hand."""
 
 import numpy as np
+import pytest
 
 from experiments import disturbances
 from runtime.demo import BUNDLE
@@ -11,12 +12,18 @@ from wm.surprise import Told
 
 
 def test_alarms_and_drift_are_told_apart_by_the_moment_of_the_change():
-    score, drift = np.zeros(7200), np.zeros(7200)
-    score[100:105] = score[5000:5005] = score[6000:6005] = 2.0
+    score, drift = np.zeros(7350), np.zeros(7350)
+    score[100:105] = score[3610:3615] = score[6000:7000] = 2.0
     drift[3900:] = 1.5
     told = disturbances.changed(bundle.load(BUNDLE), Told(score, drift, np.zeros(0)), 3600)
-    assert (told["alarms_per_hour_before"], told["alarms_per_hour_after"]) == (10.0, 20.0)
-    assert (told["drift_before"], told["drift_after_s"], told["score_median_after"]) == (False, 30.1, 0.0)
+    assert (told["alarms_per_hour_before"], told["alarms_per_hour_after"]) == (10.0, 10.0)
+    assert told["alarm_stands_after"] == pytest.approx(1008 / 3600)
+    assert (told["drift_before"], told["drift_after_s"]) == (False, 30.1)
+
+
+def test_a_drift_that_stands_already_is_told_as_nought_seconds():
+    told = disturbances.changed(bundle.load(BUNDLE), Told(np.zeros(800), np.full(800, 2.0), np.zeros(0)), 400)
+    assert (told["drift_before"], told["drift_after_s"]) == (True, 0.0)
 
 
 def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():

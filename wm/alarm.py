@@ -1,6 +1,7 @@
 """From scores to an alarm: on-delay and off-delay, counted in frames. A score of 1 is the threshold."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 from wm.config import AlarmConfig
@@ -24,12 +25,17 @@ def step(alarm: Alarm, score: float, *, on_frames: int, off_frames: int) -> Alar
     return Alarm(not alarm.on) if contrary >= (off_frames if alarm.on else on_frames) else Alarm(alarm.on, contrary)
 
 
+def standing(config: AlarmConfig, rate_hz: float, scores: Iterable[float]) -> list[bool]:
+    """Whether the alarm stands after each score of one episode."""
+    on_frames, off_frames = config.on_delay(rate_hz), config.off_delay(rate_hz)
+    alarm, told = Alarm(), []
+    for score in scores:
+        alarm = step(alarm, float(score), on_frames=on_frames, off_frames=off_frames)
+        told.append(alarm.on)
+    return told
+
+
 def raised(config: AlarmConfig, rate_hz: float, scores: Iterable[float]) -> list[int]:
     """The frames at which an alarm came, in scores of one episode."""
-    on_frames, off_frames = config.on_delay(rate_hz), config.off_delay(rate_hz)
-    alarm, frames = Alarm(), []
-    for frame, score in enumerate(scores):
-        before, alarm = alarm, step(alarm, float(score), on_frames=on_frames, off_frames=off_frames)
-        if alarm.on and not before.on:
-            frames.append(frame)
-    return frames
+    told = standing(config, rate_hz, scores)
+    return [frame for frame, (before, now) in enumerate(pairwise([False, *told])) if now and not before]

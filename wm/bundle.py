@@ -8,6 +8,7 @@
 It loads on a CPU whatever it was trained on; a damaged one is refused by name.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -124,6 +125,11 @@ def _predict(config: ModelConfig, variables: model.Variables, state: MonitorStat
     present = jax.tree.map(lambda x: x[None], state.latent)
     states, _ = model.imagine(config, variables, present, actions[None], draw=expected)
     return jax.tree.map(lambda x: x[0], model.decode(config, variables, states))
+
+
+def digest(path: Path) -> str:
+    """What tells a bundle's folder from any other: SHA-256 of the checksums of its files."""
+    return hashlib.sha256((path / "checksums.json").read_bytes()).hexdigest()
 
 
 def save(bundle: Bundle, path: Path) -> None:

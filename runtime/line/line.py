@@ -45,7 +45,7 @@ class LineFrame(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Plant and PLC; a line of the same seed, tail rate, tails, mishaps and wear goes on from it bit for bit."""
+    """Plant and PLC; a line of the same seed, tail rate, tails, mishaps, wear and look goes on from it bit for bit."""
 
     plant: PlantSnapshot
     inputs: PlantInputs
