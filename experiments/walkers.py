@@ -1,7 +1,7 @@
 """People who walk too fast, made from footage of people who do not: what the score for a walkway is chosen on.
 
 Somebody who walks through a held-out clip alone is cut out of it, and walks through another at a multiple of the usual
-pace. No label of a test set is needed, and none is read.
+pace, on a day of other light and more noise. No label of a test set is needed, and none is read.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,9 @@ FAINTER = 0.7, 1.1
 LOWER = 8.0
 EARLIEST, LATEST = -80, 70
 SEEN = 40.0
+UNEVEN_PIXELS = 6.0
+UNEVEN_LEVELS = 1.0, 3.0
+NOISE_LEVELS = 0.3, 1.2
 LEAST_SEEN = 20
 
 
@@ -53,8 +56,8 @@ class Walker(NamedTuple):
 
 
 def plant(footage: Footage, out: Path, *, copies: int, seed: int) -> Footage:
-    """The held-out clips, `copies` of each with somebody walking too fast, then each as it is; one label a frame in the
-    metadata.
+    """The held-out clips as on other days, `copies` of each with somebody walking too fast, then one of each without;
+    one label a frame in the metadata.
     """
     if out.exists():
         return Footage.open(out)
@@ -66,7 +69,8 @@ def plant(footage: Footage, out: Path, *, copies: int, seed: int) -> Footage:
     labels = []
     with FootageWriter(out, footage.spec, {}) as writer:
         for copy in range(copies + 1):
-            for number, clip in enumerate(clips):
+            for number, plain in enumerate(clips):
+                clip = another_day(plain, generator)
                 others = [walker for walker in found if walker.clip != number]
                 frames, label = clip, np.zeros(len(clip), bool)
                 while copy < copies and label.sum() < LEAST_SEEN:
@@ -77,6 +81,14 @@ def plant(footage: Footage, out: Path, *, copies: int, seed: int) -> Footage:
                         episode.append(frame[..., None], np.zeros(0), np.zeros(0), time / footage.spec.rate_hz)
         writer.metadata["labels"] = labels
     return Footage.open(out)
+
+
+def another_day(clip: Frames, generator: np.random.Generator) -> Frames:
+    """A clip `[T, H, W]` as on another day: the light falls otherwise, and the camera is noisier."""
+    uneven = ndimage.gaussian_filter(generator.normal(size=clip.shape[1:]), UNEVEN_PIXELS)
+    uneven *= generator.uniform(*UNEVEN_LEVELS) / np.abs(uneven).mean()
+    noise = generator.uniform(*NOISE_LEVELS) * generator.normal(size=clip.shape)
+    return np.clip(np.round(clip + uneven + noise), 0, 255).astype(np.uint8)
 
 
 def walkers(number: int, clip: Frames) -> list[Walker]:

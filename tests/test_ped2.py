@@ -75,3 +75,11 @@ def test_whoever_is_planted_hurries_and_is_labelled_while_in_sight(walkway, tmp_
         ]
         inside = [each.mean() for each in columns if each.size and each[0] > 0 and each[-1] < 95]
         assert abs(np.polyfit(np.arange(len(inside)), inside, 1)[0]) > 0.7
+
+
+def test_on_another_day_the_light_falls_otherwise_and_stays_so_and_the_camera_is_noisier():
+    clip = np.full((50, 64, 96), 100, np.uint8)
+    other = walkers.another_day(clip, np.random.default_rng(0)).astype(float)
+    uneven = np.abs(other.mean(axis=0) - 100).mean()
+    assert 0.8 < uneven < 3.2
+    assert 0.4 < np.std(other - other.mean(axis=0)) < 1.5

@@ -227,3 +227,15 @@ def test_a_frame_of_a_patch_that_is_not_followed_is_compared_with_the_background
 def test_the_pictures_to_come_are_those_of_every_horizon(bundle):
     pictures = bundle.look_ahead(bundle.start(), jnp.zeros(1))
     assert pictures.shape == (5, 16, 24, 3)
+
+
+def test_a_kind_that_does_not_count_is_neither_in_the_levels_nor_on_the_map():
+    config = ModelConfig(image=(16, 16, 1), sensors=1, actions=0)
+    ratio = jnp.ones((1, 13)).at[0, 0].set(9.0).at[0, 8].set(3.0).at[0, 12].set(4.0)
+    monitor = MonitorConfig(horizons_s=(0.0,), worst=1, kinds=("latents",))
+    calibration = surprise.uncalibrated(config, monitor, 10.0)
+    np.testing.assert_allclose(surprise.levels(config, monitor, calibration.whitening, ratio), [[0, 0, 3, 0]])
+    np.testing.assert_allclose(surprise.where(config, monitor, ratio[0:1], calibration), [[3, 1], [1, 1]])
+    everything = MonitorConfig(horizons_s=(0.0,), worst=1)
+    np.testing.assert_allclose(surprise.levels(config, everything, calibration.whitening, ratio), [[9, 1, 3, 16]])
+    np.testing.assert_allclose(surprise.where(config, everything, ratio, calibration), [[9, 1], [1, 1]])

@@ -201,7 +201,7 @@ def learn(bundle: Bundle, episodes: list[NDArray[np.float32]]) -> Normal:
     white = jnp.asarray(whitening)
     heard = [np.array(surprise.levels(config, monitor, white, jnp.asarray(ratio))) for ratio in ratios]
     for level, distance in zip(heard, distances, strict=True):
-        level[..., -1] = distance
+        level[..., -1] = monitor.counts[-1] * distance
     told = [
         np.asarray(surprise.evidence(config, white, jnp.asarray(level), jnp.asarray(ratio)))[warm - begin :]
         for level, ratio in zip(heard, ratios, strict=True)
@@ -232,7 +232,7 @@ def levels(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]
 
 def maps(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
     """And where, `[T, rows, columns]`, see `surprise.Surprise`."""
-    each = partial(surprise.where, bundle.config, calibration=calibration)
+    each = partial(surprise.where, bundle.config, bundle.monitor, calibration=calibration)
     return np.asarray(jax.lax.map(each, _ratio(bundle, calibration, errors)))
 
 

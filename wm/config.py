@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +167,10 @@ class TrainConfig:
         return self.context + self.open_loop
 
 
+Kind = Literal["pixels", "relative", "latents", "sensors"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
 @dataclass(frozen=True)
 class MonitorConfig:
     """What `watch` compares and how it combines.
@@ -178,6 +182,8 @@ class MonitorConfig:
       worst: how many of the worst patches make the score.
       settle_s: seconds that the filter needs from the first frame on; a forecast launched earlier is not compared.
       drift_s: seconds over which the drift averages.
+      kinds: the kinds of error that count. Pixels are the finest where the picture stays what the footage showed; where
+        light, noise and what stands about change from day to day, latents alone are not deafened by it.
     """
 
     horizons_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
@@ -186,6 +192,12 @@ class MonitorConfig:
     worst: int = 3
     settle_s: float = 1.0
     drift_s: float = 60.0
+    kinds: tuple[Kind, ...] = KINDS
+
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """`[M]`, whether each of the four kinds counts."""
+        return np.array([kind in self.kinds for kind in KINDS])
 
     def horizons(self, rate_hz: float) -> tuple[int, ...]:
         """The horizons in frames, each at least one."""

@@ -165,7 +165,9 @@ def watch(
     drift = jnp.max(distance(calibration.drift_whitening, average) / calibration.drift_level)
 
     shown = None if prediction.image is None else prediction.image[monitor.shown]
-    surprise = Surprise(score, drift / calibration.drift_threshold, where(config, ratio, calibration), errors, shown)
+    surprise = Surprise(
+        score, drift / calibration.drift_threshold, where(config, monitor, ratio, calibration), errors, shown
+    )
     return MonitorState(latent, in_flight, average, state.tick + 1), surprise
 
 
@@ -218,7 +220,8 @@ def kinds(config: ModelConfig, errors: Array) -> list[Array]:
 
 def levels(config: ModelConfig, monitor: MonitorConfig, whitening: Array, ratio: Array) -> Array:
     """How loud each kind of error is at each horizon: `[..., Q, P]` to `[..., Q, 4]`. Of places the mean of the worst
-    few, as a small flap must not drown in a quiet picture; of sensors the distance of all together.
+    few, as a small flap must not drown in a quiet picture; of sensors the distance of all together. Nothing of a kind
+    that does not count.
     """
 
     def worst(part: Array) -> Array:
@@ -226,7 +229,8 @@ def levels(config: ModelConfig, monitor: MonitorConfig, whitening: Array, ratio:
         return jax.lax.top_k(part, count)[0].mean(axis=-1) if count else jnp.zeros(part.shape[:-1])
 
     *places, sensors = kinds(config, ratio)
-    return jnp.stack([*map(worst, places), distance(whitening, sensors)], axis=-1)
+    level = jnp.stack([*map(worst, places), distance(whitening, sensors)], axis=-1)
+    return jnp.where(monitor.counts, level, 0.0)
 
 
 def evidence(config: ModelConfig, whitening: Array, level: Array, ratio: Array) -> Array:
@@ -247,11 +251,14 @@ def distance(whitening: Array, x: Array) -> Array:
     return jnp.square(whitened(whitening, x)).sum(axis=-1) / max(1, x.shape[-1])
 
 
-def where(config: ModelConfig, ratio: Array, calibration: Calibration) -> Array:
-    """The worst of the horizons and of the kinds at every patch, `[rows, columns]`, of normalised errors `[Q, P]`."""
+def where(config: ModelConfig, monitor: MonitorConfig, ratio: Array, calibration: Calibration) -> Array:
+    """The worst of the horizons and of the kinds that count at every patch, `[rows, columns]`, of normalised errors
+    `[Q, P]`.
+    """
     level = calibration.level * calibration.threshold
     pixels, relative, latents, _ = (
-        (part / level[:, kind, None]).max(axis=0, initial=0.0) for kind, part in enumerate(kinds(config, ratio))
+        (counts * part / level[:, kind, None]).max(axis=0, initial=0.0)
+        for kind, (counts, part) in enumerate(zip(monitor.counts, kinds(config, ratio), strict=True))
     )
     return jnp.maximum(pixels, relative).at[config.cells].max(latents).reshape(config.grid)
 
