@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments import baselines, plots, runfolder
 from experiments.cli import huge_pages, main, progress
 from experiments.forecast import SECONDS, Windows, cut, errors, foretell, mean_image
-from experiments.jams import Film, Run, film, find
+from experiments.jams import Film, Run, film, find, processes
 from experiments.line import EARLY_S
 from runtime import arms
 from runtime.line.cartons import TAILS
@@ -37,7 +37,7 @@ PRETRAINED = "pretrained"
 HELD_OUT_SHARE = 0.1
 HELD_OUT_WINDOWS = 32
 EVERY = 250
-EPISODES = 12
+CALIBRATED, COUNTED = 10, 6  # episodes
 SHIFT_HOURS = 8.0
 WINDOWS = 16
 JAMS_SEED = 900_000
@@ -53,7 +53,7 @@ class Flags:
     footage: Path
     """Footage of this line."""
     normal: Path
-    """Normal footage of this line that nothing has seen: twelve episodes to calibrate on, twelve to count alarms in."""
+    """Normal footage of this line that nothing has seen: ten episodes to calibrate on, six to count alarms in."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     minutes: tuple[float, ...] = (2.0, 10.0, 30.0, 120.0)
@@ -71,7 +71,7 @@ class Flags:
     seed: int = 0
     """Seed of all models."""
     jobs: int = 2
-    """Processes that look for jams at the same time."""
+    """Processes that look for jams, and models that watch them, at the same time."""
     report: Path | None = None
     """Folder for finetune.json and finetune.png, beside other reports."""
 
@@ -97,8 +97,8 @@ def run(flags: Flags) -> None:
     for footage in sets.values():
         if footage.spec != SPEC:
             raise InputError(f"{footage.path} is not footage of the simulated line; record it.")
-    if len(sets["normal"].lengths("train")) < 2 * EPISODES:
-        raise InputError(f"{flags.normal} holds less than {2 * EPISODES} episodes; record as many.")
+    if len(sets["normal"].lengths("train")) < CALIBRATED + COUNTED:
+        raise InputError(f"{flags.normal} holds less than {CALIBRATED + COUNTED} episodes; record as many.")
     if len({footage.fingerprint for footage in sets.values()}) < len(sets):
         raise InputError("--lines, --footage and --normal must be three different sets of footage.")
     if sets["footage"].hours("train") * 60 < max(flags.minutes):
@@ -110,15 +110,14 @@ def run(flags: Flags) -> None:
     films = _films(folder, flags)
     windows = cut(sets["normal"], "train", WINDOWS)
     cheap = np.min(_cheap(windows, sets["footage"]), axis=0)
-    watched = [
-        {
-            "model": name,
-            **runfolder.kept(
-                folder / f"{path.name}.json", partial(_measured, flags, path, sets["normal"], films, windows, cheap)
-            ),
-        }
-        for name, path in models.items()
-    ]
+    measure = partial(_kept, flags, sets["normal"], films, windows, cheap)
+    with processes(flags.jobs) as workers, progress() as bar:
+        rows = workers.map(measure, models.values())
+        task = bar.add_task("watch", total=len(models), unit="models")
+        watched = []
+        for name, row in zip(models, rows, strict=True):
+            watched.append({"model": name, **row})
+            bar.advance(task)
     metrics = {
         "rows": watched,
         "jams": len(films),
@@ -318,22 +317,25 @@ def _cheap(windows: Windows, footage: Footage) -> list[Errors]:
     return [errors(windows, last), errors(windows, mean)]
 
 
+def _kept(
+    flags: Flags, normal: Footage, films: list[Film], windows: Windows, cheap: Errors, path: Path
+) -> dict[str, Any]:
+    """What `_measured` tells of a bundle, kept beside it."""
+    return runfolder.kept(path.with_suffix(".json"), partial(_measured, flags, path, normal, films, windows, cheap))
+
+
 def _measured(
     flags: Flags, path: Path, normal: Footage, films: list[Film], windows: Windows, cheap: Errors
 ) -> dict[str, Any]:
     """What a model detects at the promised rate, and how far off its forecasts are against the best cheap ones."""
     model = bundle.load(path)
     lengths = normal.lengths("train")
-    calibrate.afford(model, lengths[:EPISODES], flags.false_alarms, SHIFT_HOURS)
-    with progress() as bar:
-        task = bar.add_task(f"{path.name}", total=sum(lengths[: 2 * EPISODES]), unit="frames")
-        watched = [
-            calibrate.replay(model, normal, "train", number, partial(bar.advance, task)).errors
-            for number in range(2 * EPISODES)
-        ]
-    calibration, _ = calibrate.fit(
-        model, [np.asarray(each) for each in watched[:EPISODES]], flags.false_alarms, SHIFT_HOURS
-    )
+    calibrate.afford(model, lengths[:CALIBRATED], flags.false_alarms, SHIFT_HOURS)
+    watched = [
+        np.asarray(calibrate.replay(model, normal, "train", number, lambda _: None).errors)
+        for number in range(CALIBRATED + COUNTED)
+    ]
+    calibration, _ = calibrate.fit(model, watched[:CALIBRATED], flags.false_alarms, SHIFT_HOURS)
     model = replace(model, calibration=calibration)
 
     def raised(errors: NDArray[np.float32]) -> list[int]:
@@ -352,8 +354,8 @@ def _measured(
         "alarmed_share": len(seen) / len(films),
         "alarmed_1s_share": sum(lead >= EARLY_S for lead in seen) / len(films),
         "median_lead_s": float(np.median(seen)) if seen else None,
-        "false_alarms": sum(len(raised(np.asarray(each))) for each in watched[EPISODES:]),
-        "hours_counted": sum(lengths[EPISODES : 2 * EPISODES]) / SPEC.rate_hz / 3600,
+        "false_alarms": sum(len(raised(each)) for each in watched[CALIBRATED:]),
+        "hours_counted": sum(map(len, watched[CALIBRATED:])) / SPEC.rate_hz / 3600,
         **{f"moving_ratio_{second}s": float(found[1, round(second * SPEC.rate_hz) - 1]) for second in SECONDS},
         "leads_s": leads,
     }

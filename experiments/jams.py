@@ -47,7 +47,7 @@ class Film(NamedTuple):
 def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
     """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
     found: list[Run] = []
-    with pool(jobs) as workers, progress() as bar:
+    with processes(jobs) as workers, progress() as bar:
         task = bar.add_task("find jams", total=sum(number for _, _, number in wanted), unit="jams")
         for group, (place, kind, number) in enumerate(wanted):
             first = seed + 10_000 * group
@@ -98,5 +98,5 @@ def film(each: Run, look: Look = THIS_LINE) -> Film:
         return Film(seen, line.events.onsets[0].time, line.events.blocks[0].time)
 
 
-def pool(jobs: int) -> ProcessPoolExecutor:
+def processes(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)

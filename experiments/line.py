@@ -20,7 +20,7 @@ from scipy.stats import chi2
 
 from experiments import detectors, runfolder
 from experiments.cli import main, progress
-from experiments.jams import KINDS, Run, Wanted, find, pool, unwatched
+from experiments.jams import KINDS, Run, Wanted, find, processes, unwatched
 from runtime import arms
 from runtime.arms import Trouble, assess, begin, film, flinch, lead, oracle
 from runtime.line.cartons import TAILS
@@ -193,7 +193,7 @@ def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
     """All arms of the runs that have not been made yet, each written when it is done."""
     (folder / "jams").mkdir(exist_ok=True)
     missing = [each for each in runs if not (folder / "jams" / f"{each.name}.json").exists()]
-    with pool(flags.jobs) as workers, progress() as bar:
+    with processes(flags.jobs) as workers, progress() as bar:
         task = bar.add_task("jams", total=len(runs), completed=len(runs) - len(missing), unit="runs")
         for _ in workers.map(partial(_arms, flags.bundle, folder / "jams"), missing):
             bar.advance(task)
