@@ -1,7 +1,7 @@
 """UCSD Ped2: a walkway on which people walk, until somebody rides.
 
 Trained and calibrated on the normal clips alone. How far ahead to compare and over how long to smooth the score is
-chosen on people who walk too fast through held-out clips; labels and masks are read afterwards, once, for the figures.
+chosen on people who walk too fast through held-out clips; labels and masks are read for the figures alone.
 """
 
 import time
