@@ -37,7 +37,7 @@ PRETRAINED = "pretrained"
 HELD_OUT_SHARE = 0.1
 HELD_OUT_WINDOWS = 32
 EVERY = 250
-CALIBRATED, COUNTED = 10, 6  # episodes
+CALIBRATED, COUNTED = 12, 4  # episodes
 SHIFT_HOURS = 8.0
 WINDOWS = 16
 JAMS_SEED = 900_000
@@ -53,7 +53,7 @@ class Flags:
     footage: Path
     """Footage of this line."""
     normal: Path
-    """Normal footage of this line that nothing has seen: ten episodes to calibrate on, six to count alarms in."""
+    """Normal footage of this line that nothing has seen: twelve episodes to calibrate on, four to count alarms in."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     minutes: tuple[float, ...] = (2.0, 10.0, 30.0, 120.0)
