@@ -18,7 +18,7 @@ class Flags:
     """Folder of footage; its split "train" is learnt from, its split "holdout" only measured."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
-    steps: int = 2500
+    steps: int = TrainConfig.steps
     """Gradient steps."""
     batch: int = TrainConfig.batch
     """Windows in a step."""
