@@ -17,20 +17,19 @@ from rich.table import Table
 
 from experiments import evaluate, runfolder
 from experiments.cli import main
-from experiments.jams import KINDS, Film, Run, Wanted, film, find
+from experiments.jams import KINDS, Run, Wanted, film, find, lead, watch
 from experiments.line import EARLY_S
 from runtime import arms
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC
 from wm import alarm, bundle, calibrate, surprise
 from wm.bundle import Bundle
+from wm.config import KINDS as ERROR_KINDS
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.surprise import Calibration
-from wm.types import Observation
 
 CALIBRATED_SHARE = 2 / 3
-KIND_NAMES = ("pixels", "relative pixels", "latents", "sensors")
 Errors = NDArray[np.float32]
 
 
@@ -91,24 +90,21 @@ def run(flags: Flags) -> None:
     )
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.jams) for kind in KINDS]
-    found = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
-    films = [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in found]
+    runs = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
+    films = [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in runs]
     episodes = [np.asarray(told.errors) for told in evaluate.watch(model, footage, "train")]
     normal = calibrate.learn(model, episodes[:calibrated])
-    seen = [_errors(model, one) for one in films]
+    seen = [np.asarray(watch(model, one).errors) for one in films]
     hours = sum(len(each) for each in episodes[calibrated:]) / SPEC.rate_hz / 3600
     rows = []
     for name, variant in variants(model).items():
         raised = _watcher(flags, model, normal, variant, episodes[:calibrated])
-        leads = [
-            arms.lead([float(one.seen.times[frame]) for frame in raised(errors)], one.onset, one.block)
-            for one, errors in zip(films, seen, strict=True)
-        ]
-        early = np.array([lead is not None and lead >= EARLY_S for lead in leads])
+        leads = [lead(one, raised(errors)) for one, errors in zip(films, seen, strict=True)]
+        early = np.array([found is not None and found >= EARLY_S for found in leads])
         by_place = {
-            place: float(early[np.array([run[0] == place for run in found])].mean()) for place in ("entry", "view")
+            place: float(early[np.array([each[0] == place for each in runs])].mean()) for place in ("entry", "view")
         }
-        told = [lead for lead in leads if lead is not None]
+        told = [found for found in leads if found is not None]
         rows.append(
             {
                 "variant": name,
@@ -132,7 +128,7 @@ def run(flags: Flags) -> None:
 def variants(model: Bundle) -> dict[str, Variant]:
     """The score as it is, and what it would be with less."""
     horizons = model.monitor.horizons_s
-    everything = np.ones((len(horizons), len(KIND_NAMES)), bool)
+    everything = np.ones((len(horizons), len(ERROR_KINDS)), bool)
 
     def one(axis: int, index: int, counts: bool) -> Variant:
         heard = np.full_like(everything, not counts)
@@ -142,8 +138,8 @@ def variants(model: Bundle) -> dict[str, Variant]:
     return {
         "as it is": Variant(everything),
         **{f"only {seconds:g} s ahead": one(0, place, True) for place, seconds in enumerate(horizons)},
-        **{f"only {kind}": one(1, place, True) for place, kind in enumerate(KIND_NAMES)},
-        **{f"without {kind}": one(1, place, False) for place, kind in enumerate(KIND_NAMES)},
+        **{f"only {kind}": one(1, place, True) for place, kind in enumerate(ERROR_KINDS)},
+        **{f"without {kind}": one(1, place, False) for place, kind in enumerate(ERROR_KINDS)},
         "all places alike": Variant(everything, placed=False),
         "worst place alone": Variant(everything, worst=1),
         "mean of all places": Variant(everything, worst=model.config.places),
@@ -180,19 +176,14 @@ def _alike(model: Bundle, scale: Errors) -> Errors:
     return np.concatenate([*alike, sensors], axis=-1)
 
 
-def _errors(model: Bundle, one: Film) -> Errors:
-    observations = Observation(jnp.asarray(one.seen.frames), jnp.asarray(one.seen.sensors))
-    return np.asarray(model.replay(model.start(), observations, jnp.asarray(one.seen.actions))[1].errors)
-
-
 def _table(metrics: dict[str, Any]) -> Table:
     table = Table(title=f"{metrics['jams']} jams, {metrics['hours_counted']:.1f} h without one")
     for column in ("score", "1 s before", "on entry", "in view", "median lead", "false alarms"):
         table.add_column(column)
     for row in metrics["rows"]:
-        lead = "-" if row["median_lead_s"] is None else f"{row['median_lead_s']:.1f} s"
+        middle = "-" if row["median_lead_s"] is None else f"{row['median_lead_s']:.1f} s"
         shares = (row[f"alarmed_1s_share{place}"] for place in ("", "_entry", "_view"))
-        table.add_row(row["variant"], *(f"{share:.0%}" for share in shares), lead, str(row["false_alarms"]))
+        table.add_row(row["variant"], *(f"{share:.0%}" for share in shares), middle, str(row["false_alarms"]))
     return table
 
 

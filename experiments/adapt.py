@@ -21,7 +21,7 @@ from rich.console import Console
 from experiments import baselines, plots, runfolder
 from experiments.cli import huge_pages, main, progress
 from experiments.forecast import SECONDS, Windows, cut, errors, foretell, mean_image
-from experiments.jams import Film, Run, film, find, processes
+from experiments.jams import Film, Run, film, find, lead, processes, watch
 from experiments.line import EARLY_S
 from runtime import arms
 from runtime.line.cartons import TAILS
@@ -342,17 +342,12 @@ def _measured(
         scores = calibrate.scores(calibration, calibrate.levels(model, calibration, errors))
         return alarm.raised(model.alarm, SPEC.rate_hz, scores)
 
-    leads = []
-    for one in films:
-        _, told = model.replay(model.start(), Observation(one.seen.frames, one.seen.sensors), one.seen.actions)
-        leads.append(
-            arms.lead([float(one.seen.times[frame]) for frame in raised(np.asarray(told.errors))], one.onset, one.block)
-        )
-    seen = [lead for lead in leads if lead is not None]
+    leads = [lead(one, raised(watch(model, one).errors)) for one in films]
+    seen = [each for each in leads if each is not None]
     found = errors(windows, foretell(model, windows, lambda _: None).pictures) / cheap
     return {
         "alarmed_share": len(seen) / len(films),
-        "alarmed_1s_share": sum(lead >= EARLY_S for lead in seen) / len(films),
+        "alarmed_1s_share": sum(each >= EARLY_S for each in seen) / len(films),
         "median_lead_s": float(np.median(seen)) if seen else None,
         "false_alarms": sum(len(raised(each)) for each in watched[CALIBRATED:]),
         "hours_counted": sum(map(len, watched[CALIBRATED:])) / SPEC.rate_hz / 3600,

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from experiments import runfolder
 from experiments.cli import main, progress
-from experiments.jams import Film, Run, film, find
+from experiments.jams import Film, Run, film, find, lead, watch
 from experiments.line import EARLY_S
 from runtime import arms
 from runtime.line.camera import THIS_LINE, Look
@@ -133,12 +133,10 @@ def _seen(model: Bundle, films: list[Film]) -> dict[str, Any]:
     """
     early, vain = 0, 0
     for one in films:
-        observations = Observation(jnp.asarray(one.seen.frames), jnp.asarray(one.seen.sensors))
-        told = model.replay(model.start(), observations, jnp.asarray(one.seen.actions))[1]
-        raised = [float(one.seen.times[frame]) for frame in alarm.raised(model.alarm, SPEC.rate_hz, told.score)]
-        lead = arms.lead(raised, one.onset, one.block)
-        early += lead is not None and lead >= EARLY_S
-        vain += sum(time < one.onset for time in raised)
+        raised = alarm.raised(model.alarm, SPEC.rate_hz, watch(model, one).score)
+        before = lead(one, raised)
+        early += before is not None and before >= EARLY_S
+        vain += sum(one.seen.times[frame] < one.onset for frame in raised)
     return {"alarmed_1s_share": early / len(films), "alarms_before_trouble": vain}
 
 

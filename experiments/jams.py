@@ -7,6 +7,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import count
 from typing import Final, Literal, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import DIE_AT_ONCE, progress
@@ -16,7 +18,10 @@ from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAILS, Tail
 from runtime.line.line import Line
 from runtime.line.plant import Plant
+from wm.bundle import Bundle
 from wm.data.footage import Episode
+from wm.surprise import Told
+from wm.types import Observation
 
 WHERE: Final = (-0.45, -0.05)  # metres along the line, in view and before the transfer
 KINDS: Final[tuple[Tail, ...]] = (*TAILS, "slip")
@@ -96,6 +101,17 @@ def film(each: Run, look: Look = THIS_LINE) -> Film:
         )
         seen = Episode(frames, sensors, actions, times, each.name)
         return Film(seen, line.events.onsets[0].time, line.events.blocks[0].time)
+
+
+def watch(model: Bundle, one: Film) -> Told:
+    """What the monitor makes of a film."""
+    observations = Observation(jnp.asarray(one.seen.frames), jnp.asarray(one.seen.sensors))
+    return jax.device_get(model.replay(model.start(), observations, jnp.asarray(one.seen.actions))[1])
+
+
+def lead(one: Film, raised: Sequence[int]) -> float | None:
+    """From the alarm, one of those raised at these frames, to the jam; None where none of them meant it."""
+    return arms.lead([float(one.seen.times[frame]) for frame in raised], one.onset, one.block)
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:

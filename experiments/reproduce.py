@@ -118,7 +118,12 @@ JOBS = (
         "--footage {out}/footage/normal --bundle {out}/bundle --report {out}/reports",
         "--jams 1 --false-alarms 20",
     ),
-    Job("disturbances", "disturbances", "--bundle {out}/bundle --report {out}/reports", "--jams 1 --minutes 0.5"),
+    Job(
+        "disturbances",
+        "disturbances",
+        "--bundle {out}/bundle --minutes 10 --jams 2 --report {out}/reports",
+        "--jams 1 --minutes 0.5",
+    ),
     Job(
         "adapt",
         "adapt",
