@@ -128,7 +128,7 @@ JOBS = (
         "adapt",
         "adapt",
         "--lines {out}/footage/lines --footage {out}/footage/this_line --normal {out}/footage/normal --steps 8000 "
-        "--tuning-steps 2000 --report {out}/reports",
+        "--tuning-steps 8000 --tuning-rate 2e-3 --report {out}/reports",
         "--minutes 1 2 --steps 1 --tuning-steps 1 --jams 1 --false-alarms 20",
     ),
     Job("ped2", "ped2", "--data-dir {data} --report {out}/reports", "--size debug --steps 2", "ucsd_ped2"),

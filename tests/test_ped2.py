@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from conftest import noise_bundle
@@ -9,13 +10,58 @@ from conftest import noise_bundle
 from experiments import ped2, walkers
 from wm import surprise
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
-from wm.data.footage import Footage, FootageWriter
+from wm.data.footage import Episode, Footage, FootageWriter
 from wm.surprise import Told
 
 
 def test_the_mean_of_scores_so_far_starts_at_the_first_and_halves_a_step_over_two_frames():
     np.testing.assert_allclose(ped2.smoothed(np.array([1.0, 1.0, 3.0, 3.0]), 2), [1.0, 1.0, 2.0, 2.5])
     np.testing.assert_allclose(ped2.smoothed(np.array([1.0, 5.0]), 1), [1.0, 5.0])
+
+
+def test_flow_is_how_far_things_move_in_a_frame_and_128_at_rest():
+    generator = np.random.default_rng(0)
+    ground = cv2.GaussianBlur(generator.uniform(0, 255, (64, 128)).astype(np.float32), (0, 0), 2.0)
+    ground = np.round(128 + 4 * (ground - ground.mean())).clip(0, 255).astype(np.uint8)
+    moving = np.stack([np.roll(ground, time, axis=1) for time in range(4)])
+    found = ped2.flow(moving)[..., 16:-16, 16:-16, :].astype(float)
+    assert np.all(found[:2] == 128)
+    np.testing.assert_allclose(found[2:].mean(axis=(1, 2)), [[128 + 64, 128], [128 + 64, 128]], atol=3)
+    assert np.abs(ped2.flow(np.stack([ground] * 4)).astype(int) - 128).max() <= 1
+
+
+def test_footage_keeps_its_grey_channel_and_its_labels_when_motion_is_added(walkway, tmp_path):
+    planted = walkers.plant(walkway, tmp_path / "planted", copies=1, seed=0)
+    found = ped2.moving(planted, tmp_path / "moving")
+    assert found.spec.image == (64, 96, 3)
+    assert found.metadata == planted.metadata
+    frames = found.read("train", 0, 0, 140).frames
+    np.testing.assert_array_equal(frames[..., :1], planted.read("train", 0, 0, 140).frames)
+    assert ped2.moving(planted, tmp_path / "moving").fingerprint == found.fingerprint
+
+
+def test_the_fastest_patch_is_the_one_that_moves_farthest_in_a_frame():
+    frames = np.full((3, 16, 16, 3), 128, np.uint8)
+    frames[1, :8, :8, 1] = 128 + 30
+    frames[1, 8:, 8:, 1:] = 128 + 30, 128 + 40
+    frames[2, :4, :8, 2] = 128 - 20
+    episode = Episode(frames, np.zeros((3, 0)), np.zeros((3, 0)), np.arange(3.0), "")
+    np.testing.assert_allclose(ped2.fastest_patch(episode), [50.0, 10.0])
+
+
+def test_a_frame_for_which_there_is_no_forecast_yet_counts_as_usual():
+    config = ModelConfig(image=(16, 16, 1), sensors=0, actions=0)
+    monitor = MonitorConfig(horizons_s=(0.0,), settle_s=0.1, worst=1, kinds=("pixels",))
+    bundle = replace(noise_bundle(config, rate_hz=10.0, tags=(), actions=()), monitor=monitor)
+    bundle = replace(bundle, calibration=surprise.uncalibrated(config, monitor, 10.0))
+
+    def told(*levels: float) -> Told:
+        errors = np.zeros((len(levels), 1, 12), np.float32)
+        errors[:, 0, 0] = levels
+        return Told(np.zeros(len(levels)), np.zeros(len(levels)), errors)
+
+    (found,) = ped2.scored(bundle, [told(9, 9, 1, 2, 3)], [told(7, 7, 5, 6)])
+    np.testing.assert_allclose(found, [2, 2, 5, 6])
 
 
 def test_a_raw_figure_compares_clips_and_a_normalised_one_does_not():
