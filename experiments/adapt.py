@@ -1,8 +1,9 @@
 """How much footage a new line needs: from scratch, and from a bundle that knows other lines.
 
 A world model learns from many lines that look otherwise, and is adapted to the first minutes of this one; others learn
-from these minutes alone. All are calibrated on the same hour and watch the same jams. They are trained side by side in
-one compiled step, which costs a GPU hardly more than a single one; where that is stopped it begins anew.
+from these minutes alone. One learns from footage that shows trouble for a hundredth of the time, unmarked, and is
+calibrated on such footage too. All watch the same jams. They are trained side by side in one compiled step, which costs
+a GPU hardly more than a single one; where that is stopped it begins anew.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ from runtime.line.line import SPEC
 from wm import alarm, bundle, calibrate, train
 from wm.bundle import Bundle
 from wm.config import ModelConfig, TrainConfig
-from wm.data.footage import Footage
+from wm.data.footage import Episode, Footage
 from wm.errors import InputError
 from wm.types import Batch, Normaliser, Observation
 
@@ -40,7 +41,10 @@ EVERY = 250
 CALIBRATED, COUNTED = 12, 4  # episodes
 SHIFT_HOURS = 8.0
 WINDOWS = 128
-JAMS_SEED = 900_000
+JAMS_SEED, SPOILING_SEED = 900_000, 960_000
+SPOILT = "spoilt"
+SPOILT_SHARE = 0.01
+SPOILING = 3  # jams of each kind of trouble
 Errors = NDArray[np.float32]
 
 
@@ -106,13 +110,16 @@ def run(flags: Flags) -> None:
     if flags.report:
         flags.report.mkdir(parents=True, exist_ok=True)
     folder = runfolder.start(flags.out, flags, **{name: footage.fingerprint for name, footage in sets.items()})
-    models = trained(folder, flags, sets)
-    films = _films(folder, flags)
+    jobs = flags.jobs
+    films = _films(runfolder.kept(folder / "runs.json", partial(_found, flags.jams, JAMS_SEED, jobs)))
+    spoiling = _films(runfolder.kept(folder / "spoiling.json", partial(_found, SPOILING, SPOILING_SEED, jobs)))
+    models = trained(folder, flags, sets, spoiling)
     windows = cut(sets["normal"], "train", WINDOWS)
     cheap = np.min(_cheap(windows, sets["footage"]), axis=0)
     measure = partial(_kept, flags, sets["normal"], films, windows, cheap)
+    spoilt = [spoiling if name.startswith(SPOILT) else [] for name in models]
     with processes(flags.jobs) as workers, progress() as bar:
-        rows = workers.map(measure, models.values())
+        rows = workers.map(measure, models.values(), spoilt)
         task = bar.add_task("watch", total=len(models), unit="models")
         watched = []
         for name, row in zip(models, rows, strict=True):
@@ -134,15 +141,17 @@ def run(flags: Flags) -> None:
 # Training, side by side
 
 
-def trained(folder: Path, flags: Flags, sets: dict[str, Footage]) -> dict[str, Path]:
+def trained(folder: Path, flags: Flags, sets: dict[str, Footage], spoiling: Sequence[Film]) -> dict[str, Path]:
     """The bundles of all models by name, trained now or by an earlier start."""
     config, settings = ModelConfig.of(SPEC, "small"), TrainConfig(steps=flags.steps)
     tuning = TrainConfig(steps=flags.tuning_steps, learning_rate=flags.tuning_rate)
     scratch = {f"scratch {minutes:g}": minutes for minutes in flags.minutes}
     tuned = {f"tuned {minutes:g}": minutes for minutes in flags.minutes}
-    paths = {name: folder / name.replace(" ", "_") for name in (PRETRAINED, *scratch, *tuned)}
+    spoilt = f"{SPOILT} {max(flags.minutes):g}"
+    paths = {name: folder / name.replace(" ", "_") for name in (PRETRAINED, *scratch, *tuned, spoilt)}
     if not all(path.exists() for path in paths.values()):
-        pool = _pool([sets["lines"], sets["footage"]])
+        troubled = _troubled(spoiling, round(SPOILT_SHARE * max(flags.minutes) * 60 * SPEC.rate_hz))
+        pool = _pool([*_episodes(sets["lines"]), *_episodes(sets["footage"]), *troubled])
         first = sum(sets["lines"].lengths("train"))
         others = _arm(sets["lines"], 0, sets["lines"].frames("train"), settings.length, None)
 
@@ -151,24 +160,58 @@ def trained(folder: Path, flags: Flags, sets: dict[str, Footage]) -> dict[str, P
             return _arm(sets["footage"], first, frames, settings.length, given)
 
         fresh = {PRETRAINED: others, **{name: own(minutes, None) for name, minutes in scratch.items()}}
+        after = first + sum(sets["footage"].lengths("train"))
+        fresh[spoilt] = _spoilt(own(max(flags.minutes), None), after, [len(each.times) for each in troubled], settings)
         _train(paths, flags, config, settings, fresh, pool)
         known = bundle.load(paths[PRETRAINED])
         _train(paths, flags, config, tuning, {name: own(minutes, known) for name, minutes in tuned.items()}, pool)
     return paths
 
 
-def _pool(sets: Sequence[Footage]) -> Batch:
-    """The training splits one after the other, `[N]` frames."""
-    episodes = [
-        footage.read("train", number, 0, length)
-        for footage in sets
-        for number, length in enumerate(footage.lengths("train"))
-    ]
+def _episodes(footage: Footage) -> Iterable[Episode]:
+    return (footage.read("train", number, 0, length) for number, length in enumerate(footage.lengths("train")))
+
+
+def _pool(episodes: Iterable[Episode]) -> Batch:
+    """The episodes one after the other, `[N]` frames."""
+    every = list(episodes)
     image, sensors, action = (
-        jnp.asarray(np.concatenate([getattr(each, name) for each in episodes]))
+        jnp.asarray(np.concatenate([getattr(each, name) for each in every]))
         for name in ("frames", "sensors", "actions")
     )
     return Batch(Observation(image, sensors), action)
+
+
+def _troubled(films: Sequence[Film], frames: int) -> list[Episode]:
+    """What films show from the trouble on, `frames` in all.
+
+    Raises:
+      InputError: they do not show as much.
+    """
+    shown = []
+    for one in films:
+        first = int(np.searchsorted(one.seen.times, one.onset))
+        episode = _cut(one.seen, first, first + frames)
+        shown.append(episode)
+        frames -= len(episode.times)
+        if not frames:
+            return shown
+    raise InputError(f"the jams that footage is spoilt with are {frames} frames short; give fewer --minutes.")
+
+
+def _cut(episode: Episode, start: int, stop: int) -> Episode:
+    assert episode.frames is not None
+    arrays = (episode.frames, episode.sensors, episode.actions, episode.times)
+    return Episode(*(array[start:stop] for array in arrays), episode.source)
+
+
+def _spoilt(arm: Arm, first: int, lengths: Sequence[int], settings: TrainConfig) -> Arm:
+    """The arm with trouble in its footage, episodes of these lengths that begin at `first` in the pool."""
+    starts = [arm.starts]
+    for length in lengths:
+        starts.append(first + np.arange(max(0, length - settings.length + 1)))
+        first += length
+    return arm._replace(starts=np.concatenate(starts))
 
 
 def _arm(footage: Footage, first: int, frames: int, length: int, given: Bundle | None) -> Arm:
@@ -190,7 +233,7 @@ def _arm(footage: Footage, first: int, frames: int, length: int, given: Bundle |
 
 def _usual(footage: Footage, frames: int) -> Normaliser:
     """Mean and standard deviation of tags and actions in the first `frames`; one that never changes keeps its unit."""
-    episodes = [footage.read("train", number, 0, length) for number, length in enumerate(footage.lengths("train"))]
+    episodes = list(_episodes(footage))
 
     def moments(name: str) -> tuple[Array, Array]:
         rows = np.concatenate([getattr(each, name) for each in episodes])[:frames]
@@ -301,12 +344,13 @@ def _stacked(trees: Iterable[Any]) -> Any:
 # What came of them
 
 
-def _films(folder: Path, flags: Flags) -> list[Film]:
-    """The same jams for all."""
-    found = runfolder.kept(
-        folder / "runs.json", partial(find, [("entry", kind, flags.jams) for kind in TAILS], JAMS_SEED, flags.jobs)
-    )
-    return [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in found]
+def _found(jams: int, seed: int, jobs: int) -> list[Run]:
+    """So many runs that jam with every kind of trouble that is there on entry."""
+    return find([("entry", kind, jams) for kind in TAILS], seed, jobs)
+
+
+def _films(runs: list[Any]) -> list[Film]:
+    return [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in runs]
 
 
 def _cheap(windows: Windows, footage: Footage) -> list[Errors]:
@@ -318,14 +362,27 @@ def _cheap(windows: Windows, footage: Footage) -> list[Errors]:
 
 
 def _kept(
-    flags: Flags, normal: Footage, films: list[Film], windows: Windows, cheap: Errors, path: Path
+    flags: Flags,
+    normal: Footage,
+    films: list[Film],
+    windows: Windows,
+    cheap: Errors,
+    path: Path,
+    spoiling: list[Film],
 ) -> dict[str, Any]:
     """What `_measured` tells of a bundle, kept beside it."""
-    return runfolder.kept(path.with_suffix(".json"), partial(_measured, flags, path, normal, films, windows, cheap))
+    measure = partial(_measured, flags, path, normal, films, windows, cheap, spoiling)
+    return runfolder.kept(path.with_suffix(".json"), measure)
 
 
 def _measured(
-    flags: Flags, path: Path, normal: Footage, films: list[Film], windows: Windows, cheap: Errors
+    flags: Flags,
+    path: Path,
+    normal: Footage,
+    films: list[Film],
+    windows: Windows,
+    cheap: Errors,
+    spoiling: list[Film],
 ) -> dict[str, Any]:
     """What a model detects at the promised rate, and how far off its forecasts are against the best cheap ones."""
     model = bundle.load(path)
@@ -335,7 +392,9 @@ def _measured(
         np.asarray(calibrate.replay(model, normal, "train", number, lambda _: None).errors)
         for number in range(CALIBRATED + COUNTED)
     ]
-    calibration, _ = calibrate.fit(model, watched[:CALIBRATED], flags.false_alarms, SHIFT_HOURS)
+    troubled = [(one, np.asarray(watch(model, one).errors)) for one in reversed(spoiling)]
+    calibrated = _spoil(watched[:CALIBRATED], troubled, model.monitor.launch(SPEC.rate_hz))
+    calibration, _ = calibrate.fit(model, calibrated, flags.false_alarms, SHIFT_HOURS)
     model = replace(model, calibration=calibration)
 
     def raised(errors: NDArray[np.float32]) -> list[int]:
@@ -354,6 +413,19 @@ def _measured(
         **{f"moving_ratio_{second}s": float(found[1, round(second * SPEC.rate_hz) - 1]) for second in SECONDS},
         "leads_s": leads,
     }
+
+
+def _spoil(episodes: list[Errors], troubled: list[tuple[Film, Errors]], launch: int) -> list[Errors]:
+    """The errors of normal episodes, the first of which end in those of trouble until a hundredth does, if there is
+    any; cut where forecasts are launched, every `launch` frames.
+    """
+    spoilt, left = list(episodes), round(SPOILT_SHARE * sum(map(len, episodes)))
+    for number, (one, found) in enumerate(troubled):
+        first = int(np.searchsorted(one.seen.times, one.onset)) // launch * launch
+        whole = len(episodes[number]) // launch * launch
+        spoilt[number] = np.concatenate([episodes[number][:whole], found[first : first + left]])
+        left -= len(spoilt[number]) - whole
+    return spoilt
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import pytest
 from conftest import BOX_SPEC, write_box_footage
 
 from experiments import adapt
+from experiments.jams import Film
 from wm import train
 from wm.config import ModelConfig, TrainConfig
-from wm.data.footage import Footage
+from wm.data.footage import Episode, Footage
+from wm.errors import InputError
 
 CONFIG = ModelConfig.of(BOX_SPEC, "debug")
 SETTINGS = TrainConfig(steps=12, batch=2, context=4, open_loop=6, decoded=4, warmup=2, learning_rate=1e-3)
@@ -23,7 +25,42 @@ def footage(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool(footage):
-    return adapt._pool([footage])
+    return adapt._pool(adapt._episodes(footage))
+
+
+def film(frames: int, onset: float) -> Film:
+    seen = Episode(
+        np.arange(frames, dtype=np.uint8)[:, None, None, None],
+        np.zeros((frames, 1), np.float32),
+        np.zeros((frames, 1), np.float32),
+        np.arange(frames) / 10,
+        "",
+    )
+    return Film(seen, onset, frames / 10)
+
+
+def test_footage_is_spoilt_with_what_films_show_from_the_trouble_on_until_there_is_enough():
+    first, second = adapt._troubled([film(40, 2.0), film(40, 3.0), film(40, 3.0)], 25)
+    assert (first.frames[0, 0, 0, 0], len(first.times), first.times[-1]) == (20, 20, 3.9)
+    assert (second.frames[0, 0, 0, 0], len(second.times), len(second.frames), len(second.actions)) == (30, 5, 5, 5)
+    with pytest.raises(InputError, match="10 frames short"):
+        adapt._troubled([film(40, 3.0)], 20)
+
+
+def test_a_spoilt_arm_also_draws_windows_that_lie_within_the_trouble(footage):
+    arm = adapt._arm(footage, 0, 400, SETTINGS.length, None)
+    spoilt = adapt._spoilt(arm, 400, [12, 5, 11], SETTINGS)
+    assert spoilt.starts.tolist() == [*arm.starts.tolist(), 400, 401, 402, 417, 418]
+    assert spoilt.held_out is arm.held_out
+
+
+def test_a_hundredth_of_what_is_calibrated_on_is_trouble_and_launches_keep_their_rhythm():
+    normal = [np.zeros((1003, 1, 1)), np.zeros((998, 1, 1))]
+    told = [(film(20, 0.7), np.arange(20.0)[:, None, None]), (film(20, 0.0), np.ones((20, 1, 1)))]
+    first, second = adapt._spoil(normal, told, 5)
+    assert first[1000:, 0, 0].tolist() == [*range(5, 20)]
+    assert (len(second), second[995:].sum()) == (1000, 5)
+    assert adapt._spoil(normal, [], 5)[0] is normal[0]
 
 
 def test_an_arm_learns_from_its_first_minutes_and_holds_out_the_last_tenth_of_each_episode(footage):
