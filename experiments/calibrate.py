@@ -74,7 +74,9 @@ def run(flags: Flags) -> None:
         "promise": to_json(promises.score),
         "drift_promise": to_json(promises.drift),
     }
-    model = dataclasses.replace(model, calibration=calibration, recipe={**model.recipe, "calibrate": entry})
+    view = None if footage.spec.image is None else calibrate.view(footage, flags.split)
+    recipe = {**model.recipe, "calibrate": entry}
+    model = dataclasses.replace(model, calibration=calibration, recipe=recipe, view=view)
     bundle.save(model, flags.out)
     kept = promises.score
     Console(stderr=True).print(

@@ -1,12 +1,13 @@
 """What is not a jam: another product, a lamp that fails, a camera that is knocked.
 
 A sound line is filmed; half-way something about its look changes for good. Then runs that jam are filmed as they look
-from there on: whether Flinch alarms in vain, whether its slow signal says that something is not as it was, and what it
-still sees coming. A new product is told once the last of the old cartons has left the view, as here all that are in
-view change their print at once.
+from there on: whether Flinch alarms in vain, whether its slow signal says that something is not as it was, whether the
+runtime says that its camera does not see what it was taught, and what is still seen coming. A new product is told once
+the last of the old cartons has left the view, as here all that are in view change their print at once.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -21,10 +23,11 @@ from experiments import runfolder
 from experiments.cli import main, progress
 from experiments.jams import Film, Run, film, find, lead, watch
 from experiments.line import EARLY_S
-from runtime import arms
+from runtime import arms, sight
 from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC, Line
+from runtime.sight import Sight, View
 from wm import alarm, bundle
 from wm.bundle import Bundle
 from wm.errors import InputError
@@ -104,7 +107,8 @@ def _measured(flags: Flags, model: Bundle, look: Look, runs: list[Run]) -> dict[
         jnp.asarray(np.stack([getattr(shot, name) for shot in shots])) for name in ("image", "sensors", "action")
     )
     told = model.replay(model.start(), Observation(frames, sensors), actions)[1]
-    return {**changed(model, told, half), **_seen(model, [film(each, look) for each in runs])}
+    sights = sighted(model, [shot.image for shot in shots], half)
+    return {**changed(model, told, half), **sights, **_seen(model, [film(each, look) for each in runs])}
 
 
 def changed(model: Bundle, told: Told, half: int) -> dict[str, Any]:
@@ -127,6 +131,24 @@ def changed(model: Bundle, told: Told, half: int) -> dict[str, Any]:
     }
 
 
+def sighted(model: Bundle, frames: Sequence[NDArray[np.uint8]], half: int) -> dict[str, Any]:
+    """What the runtime says of its camera: the share of frames with which something is wrong before and after the
+    change, how long after it that was first told, and what.
+    """
+    view, state, told = View.of(model), Sight(), []
+    for frame in frames:
+        state, wrong = sight.step(view, SPEC.rate_hz, state, frame)
+        told.append(wrong)
+    bad = np.array([wrong is not None for wrong in told])
+    first = int(bad[half:].argmax()) if bad[half:].any() else None
+    return {
+        "camera_fault_before": float(bad[:half].mean()),
+        "camera_fault_after": float(bad[half:].mean()),
+        "camera_fault_after_s": None if first is None else first / SPEC.rate_hz,
+        "camera_fault": None if first is None else told[half + first],
+    }
+
+
 def _seen(model: Bundle, films: list[Film]) -> dict[str, Any]:
     """Of jams, those that were alarmed a second or more before by an alarm that was not standing or raised already when
     the trouble began.
@@ -142,14 +164,15 @@ def _seen(model: Bundle, films: list[Film]) -> dict[str, Any]:
 
 def _table(metrics: dict[str, Any]) -> Table:
     table = Table(title=f"changes half-way, and {metrics['jams']} jams afterwards")
-    columns = ("alarms an hour before", "after", "it stands after", "drift after", "jams seen 1 s before")
+    columns = ("alarms an hour before", "after", "it stands after", "drift after", "camera fault after", "jams seen")
     for column in ("change", *columns):
         table.add_column(column)
     for row in metrics["rows"]:
-        drift = "-" if row["drift_after_s"] is None else f"{row['drift_after_s']:.0f} s"
+        after = [row["drift_after_s"], row["camera_fault_after_s"]]
+        drift, fault = ("-" if seconds is None else f"{seconds:.1f} s" for seconds in after)
         rates = (f"{row[f'alarms_per_hour_{name}']:.0f}" for name in ("before", "after"))
         stands, seen = (f"{row[name]:.0%}" for name in ("alarm_stands_after", "alarmed_1s_share"))
-        table.add_row(row["change"], *rates, stands, drift, seen)
+        table.add_row(row["change"], *rates, stands, drift, fault, seen)
     return table
 
 

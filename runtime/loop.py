@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from runtime import alarm
+from runtime import alarm, sight
 from runtime.alarm import AlarmSettings, AlarmState
 from runtime.registers import Command, Mode
+from runtime.sight import Sight, View
 from wm.bundle import Bundle
 from wm.surprise import Surprise
 
@@ -44,6 +45,7 @@ class Loop:
         self._bundle, self._settings, self._mode = bundle, settings, mode
         self._heartbeat = 0
         self._monitor, self._alarm = bundle.start(), AlarmState()
+        self._view, self._sight = View.of(bundle), Sight()
 
     def warm_up(self) -> None:
         """Compiles the model, so that the first frame does not wait for it."""
@@ -65,6 +67,9 @@ class Loop:
           image: [H, W, C]. sensors: [S], or None while the PLC does not tell. action: [A], likewise.
           time: seconds by the source's clock.
         """
+        self._sight, wrong = sight.step(self._view, self._bundle.spec.rate_hz, self._sight, image)
+        if wrong:
+            return self.fault(wrong, time)
         observation = self._bundle.observation(image, sensors)
         self._monitor, surprise = self._bundle.watch(self._monitor, observation, self._taken(action))
         score = float(surprise.score)

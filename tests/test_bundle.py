@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import noise_bundle
@@ -20,7 +22,8 @@ CONFIG = ModelConfig.of(FootageSpec(10.0, (16, 16, 3), TAGS, ACTIONS), "debug")
 
 @pytest.fixture(scope="module")
 def made():
-    return noise_bundle(CONFIG, rate_hz=10.0, tags=TAGS, actions=ACTIONS)
+    bare = noise_bundle(CONFIG, rate_hz=10.0, tags=TAGS, actions=ACTIONS)
+    return replace(bare, view=jnp.arange(256.0).reshape(16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,7 @@ def test_what_was_saved_is_what_is_loaded(made, folder):
     )
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, made.variables)
     jax.tree.map(np.testing.assert_array_equal, loaded.calibration, made.calibration)
+    np.testing.assert_array_equal(loaded.view, made.view)
 
 
 def test_a_loaded_bundle_scores_as_the_one_that_was_saved(made, folder):

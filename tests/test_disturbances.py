@@ -36,3 +36,27 @@ def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():
         assert np.abs(one.image.astype(int) - two.image).max() > 60
         other.plant.look = THIS_LINE
         assert np.array_equal(line.step().image, other.step().image)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("none", None),
+        ("two prints never seen", None),
+        ("lamps at 80 %", "the light is"),
+        ("lamps at 50 %", "the light is"),
+        ("camera knocked by half a degree", "the camera has moved by"),
+        ("camera knocked by 3 degrees", "the camera sees something else"),
+    ],
+)
+def test_the_runtime_tells_lamps_that_fail_and_a_knocked_camera_at_the_first_frame(change, told):
+    with Line(5, tail_rate=0.0) as line:
+        while line.time < 8.0:
+            line.scan()
+        frames = [line.step().image for _ in range(3)]
+        line.plant.look = disturbances.CHANGES[change]
+        frames += [line.step().image for _ in range(3)]
+    found = disturbances.sighted(bundle.load(BUNDLE), frames, 3)
+    assert found["camera_fault_before"] == 0.0
+    assert (found["camera_fault_after"], found["camera_fault_after_s"]) == ((1.0, 0.0) if told else (0.0, None))
+    assert (found["camera_fault"] or "").startswith(told or "")

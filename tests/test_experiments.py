@@ -110,9 +110,14 @@ def test_a_history_that_was_cut_off_in_a_line_goes_on_after_the_last_whole_one(t
     assert history.rows() == [{"step": 1, "loss": 3}, {"step": 2, "loss": 5}]
 
 
-def test_calibration_is_a_new_bundle_with_its_promise(made):
-    assert bundle.load(made / "run" / "bundle").calibration is None
-    promise = bundle.load(made / "calibrated").recipe["calibrate"]["promise"]
+def test_calibration_is_a_new_bundle_with_its_promise_and_its_view(made):
+    before, after = bundle.load(made / "run" / "bundle"), bundle.load(made / "calibrated")
+    assert (before.calibration, before.view) == (None, None)
+    whole = np.concatenate([each.frames for each in Footage.open(made / "footage").episodes("holdout")])
+    assert after.view is not None
+    still = whole.std(axis=0).max(axis=-1) < 3.0
+    np.testing.assert_allclose(after.view[still], whole.mean(axis=(0, -1))[still], atol=1.5)
+    promise = after.recipe["calibrate"]["promise"]
     assert promise["false_alarms_per_hour"] == 1000 / 8
     assert promise["high"] >= promise["low"] > 0
 

@@ -40,6 +40,7 @@ LINE_SPEC = FootageSpec(
 )
 ALARM = AlarmSettings(on_frames=3, off_frames=10, hold_frames=20, longest_frames=300, slow_to=0.15)
 MAP = read_map(REGISTERS)
+STRIPED = 99 * np.eye(16, dtype=np.uint8)[..., None].repeat(3, -1)
 
 
 def untrained(spec: FootageSpec, threshold: float) -> Bundle:
@@ -106,14 +107,27 @@ def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> N
     assert tick.command.heartbeat == 0
 
 
+def test_a_camera_that_sees_nothing_is_its_own_fault_and_no_jam(anxious: Bundle) -> None:
+    loop = Loop(anxious, ALARM, Mode.ACT)
+    assert watch(loop, 24)[-1].alarm.on
+    blank = loop.tick(np.zeros((16, 16, 3), np.uint8), None, None, 2.4)
+    assert (blank.fault, blank.alarm.on) == ("the camera's picture is blank", False)
+    assert (blank.command.heartbeat, blank.command.speed_request) == (24, 1.0)
+    same = watch(loop, 1)[0]
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    told = [loop.tick(picture, None, None, t / 10) for t in range(20)]
+    assert same.fault is None
+    assert [tick.fault for tick in told] == [None] * 19 + ["the camera's picture is frozen"]
+
+
 def test_frames_that_were_missed_are_coasted_over_and_after_too_many_the_monitor_starts_anew(calm: Bundle) -> None:
     loop, spoilt = Loop(calm, ALARM, Mode.ACT), Loop(calm, ALARM, Mode.ACT)
     watch(loop, 20)
     loop.coast(2, None)
-    assert loop.tick(np.zeros((16, 16, 3), np.uint8), None, None, 2.2).score > 0.0
+    assert loop.tick(STRIPED, None, None, 2.2).score > 0.0
     watch(spoilt, 20)
     spoilt.coast(11, None)
-    assert spoilt.tick(np.zeros((16, 16, 3), np.uint8), None, None, 3.1).score == 0.0
+    assert spoilt.tick(STRIPED, None, None, 3.1).score == 0.0
 
 
 @pytest.mark.parametrize(("elapsed_s", "frames"), [(0.05, 0), (0.1, 0), (0.16, 0), (0.2, 1), (0.25, 1), (0.3, 2)])

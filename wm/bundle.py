@@ -1,6 +1,6 @@
 """The one artefact that is deployed: a folder with everything that the monitor needs and nothing of the footage.
 
-    arrays/         Orbax: parameters, normaliser, calibration
+    arrays/         Orbax: parameters, normaliser, calibration, view
     bundle.json     model, monitor and alarm configuration, the footage's spec, the recipe that made it
     card.md         the same in plain words
     checksums.json  SHA-256 of every other file
@@ -32,7 +32,7 @@ from wm.nets import expected
 from wm.surprise import Calibration, MonitorState, Surprise, Told
 from wm.types import Normaliser, Observation
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Bundle:
       spec: the pictures, tags and actions that it expects.
       calibration: None until `experiments.calibrate` has run.
       recipe: how it was made: commands, seeds, fingerprint of the footage, metrics.
+      view: `[H, W]` float32, the mean picture of the footage that it was calibrated on, in grey levels; None without a
+        camera or before `experiments.calibrate` has run.
     """
 
     spec: FootageSpec
@@ -52,6 +54,7 @@ class Bundle:
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
+    view: Array | None = None
 
     def start(self) -> MonitorState:
         """The monitor's state before the first frame."""
@@ -146,7 +149,8 @@ def save(bundle: Bundle, path: Path) -> None:
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(here, active_processes={here}, barrier_sync_key_prefix=building.name)
         with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            arrays = bundle.variables | ({} if bundle.calibration is None else {"calibration": bundle.calibration})
+            known = {"calibration": bundle.calibration, "view": bundle.view}
+            arrays = bundle.variables | {name: value for name, value in known.items() if value is not None}
             checkpointer.save((building / "arrays").absolute(), _by_name(jax.tree.leaves_with_path(arrays)))
         (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")
         (building / "card.md").write_text(_card(bundle))
@@ -189,7 +193,7 @@ def load(path: str | Path) -> Bundle:
     spec = from_json(FootageSpec, document["spec"])
     config = from_json(ModelConfig, document["model"])
     monitor = from_json(MonitorConfig, document["monitor"])
-    whole = jax.eval_shape(lambda: _template(spec, config, monitor, document["calibrated"]))
+    whole = jax.eval_shape(lambda: _template(spec, config, monitor, document))
     leaves, tree = jax.tree.flatten_with_path(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), whole))
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore((path / "arrays").absolute(), _by_name(leaves))
@@ -198,17 +202,26 @@ def load(path: str | Path) -> Bundle:
         spec,
         config,
         {"params": arrays["params"], "normaliser": arrays["normaliser"]},
-        arrays["calibration"] if document["calibrated"] else None,
+        arrays.get("calibration"),
         monitor,
         from_json(AlarmConfig, document["alarm"]),
         document["recipe"],
+        arrays.get("view"),
     )
 
 
-def _template(spec: FootageSpec, config: ModelConfig, monitor: MonitorConfig, calibrated: bool) -> dict[str, Any]:
+def _template(
+    spec: FootageSpec, config: ModelConfig, monitor: MonitorConfig, document: dict[str, Any]
+) -> dict[str, Any]:
     normaliser = Normaliser(*(jnp.zeros(n) for n in (config.sensors, config.sensors, config.actions, config.actions)))
     variables = model.init(config, normaliser, jax.random.key(0))
-    return variables | ({"calibration": surprise.uncalibrated(config, monitor, spec.rate_hz)} if calibrated else {})
+    known: dict[str, Any] = {}
+    if document["calibrated"]:
+        known["calibration"] = surprise.uncalibrated(config, monitor, spec.rate_hz)
+    if document["viewed"]:
+        assert config.image
+        known["view"] = jnp.zeros(config.image[:2])
+    return variables | known
 
 
 def _by_name(leaves: list[tuple[Any, Any]]) -> dict[str, Any]:
@@ -224,6 +237,7 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "calibrated": bundle.calibration is not None,
+        "viewed": bundle.view is not None,
         "spec": to_json(bundle.spec),
         "model": to_json(bundle.config),
         "monitor": to_json(bundle.monitor),

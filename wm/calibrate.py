@@ -45,6 +45,7 @@ FOLDS = 5
 PLACE_QUANTILE = 0.99
 SHARED_FRAMES = 300
 LEAST_VARIANCE = 1e-4
+VIEWED = 2048  # frames
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ def promise(bundle: Bundle, normal: Normal, false_alarms: float, hours: float) -
     seen = normal.scale, normal.whitening, level, score.high
     slow = normal.drift_centre, normal.drift_whitening, drift_level, drift.high
     return Calibration(*(jnp.asarray(array, jnp.float32) for array in (*seen, *slow))), Promises(score, drift)
+
+
+def view(footage: Footage, split: str) -> Array:
+    """The mean picture, `[H, W]` float32 in grey levels, of frames from all over the split."""
+    return jnp.asarray(footage.sample(split, VIEWED).mean(axis=(0, -1), dtype=np.float32))
 
 
 def levels(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
