@@ -1,4 +1,4 @@
-"""A runtime: camera, loop, PLC and log, held together until the camera ends or somebody says stop."""
+"""A runtime: camera, loop, PLC, alarms and journal, held together until the camera ends or somebody says stop."""
 
 import json
 import logging
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from runtime.alarm import AlarmSettings
 from runtime.camera import open_camera
+from runtime.desk import Desk
+from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
 from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
 from runtime.registers import RegisterMap, Status, read_map
+from runtime.scribe import Scribe
 from runtime.settings import Settings
 from wm import bundle
 from wm.bundle import Bundle
@@ -51,9 +54,12 @@ def run(settings: Settings) -> None:
     if settings.plc is not None and registers is not None:
         link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
     run_number, time = -1, 0.0
+    ticks = open_log(settings.out)
+    scribe = Scribe(Journal(settings.out / "journal.db"))
+    scribe.post([Entry("start", "flinch", "", settings.mode, f"bundle {bundle.digest(settings.bundle)}")])
     try:
-        with open_log(settings.out) as ticks:
-            tick_log = TickLog(ticks)
+        with ticks:
+            tick_log, desk = TickLog(ticks), Desk(scribe, settings.mode_number)
             while not stop.is_set():
                 frame = camera.next()
                 if frame is None and camera.ended:
@@ -72,11 +78,16 @@ def run(settings: Settings) -> None:
                     tick = loop.tick(frame.image, sensors, action, frame.time)
                 if link is not None:
                     link.post(tick.command)
+                desk.take(tick, status)
                 tick_log.write(tick, status, camera.dropped)
     finally:
         if link is not None:
             link.close(loop.fault("stopped", time).command)
         camera.close()
+        scribe.post(
+            [Entry("stop", "flinch", settings.mode, "", "told to stop" if stop.is_set() else "the camera ended")]
+        )
+        scribe.close()
 
 
 def _load(settings: Settings) -> Bundle:

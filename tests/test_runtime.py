@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from runtime import journal
 from runtime.__main__ import Flags, main
 from runtime.alarm import AlarmSettings
+from runtime.journal import Entry
 from runtime.line import server
 from runtime.line.rack import REGISTERS
 from runtime.loop import Loop, Tick
@@ -191,6 +193,12 @@ def ticks_of(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def journal_of(tmp_path: Path) -> list[Entry]:
+    rows = list(journal.read(tmp_path / "run" / "journal.db"))
+    assert journal.broken(rows) is None
+    return [row.entry for row in rows]
+
+
 def wait_for(wanted: Callable[[], bool]) -> None:
     for _ in range(600):
         if wanted():
@@ -215,6 +223,14 @@ def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Pat
     assert all(tick["score"] is not None and tick["speed_request"] == 1.0 for tick in ticks)
     assert ticks[-1]["alarm"] and ticks[-1]["slow"]
     assert ticks[-1]["plc"] == "PLC 127.0.0.1:1: no connection"
+    told = journal_of(tmp_path)
+    assert [(entry.kind, entry.after) for entry in (told[0], told[-1])] == [("start", "shadow"), ("stop", "")]
+    lives = [(entry.before, entry.after) for entry in told if entry.name == "jam ahead"]
+    assert lives == [("normal", "unacknowledged")]
+    would = [entry for entry in told if entry.kind == "would"]
+    assert [(entry.before, entry.after) for entry in would] == [("no", "yes")]
+    assert would[0].why.startswith("score ") and would[0].why.endswith(" s")
+    assert not [entry for entry in told if entry.kind == "plc"]
 
 
 def test_told_to_stop_the_runtime_withdraws_its_request_and_killed_it_is_forgotten(shop: Path, tmp_path: Path) -> None:
@@ -239,6 +255,9 @@ def test_told_to_stop_the_runtime_withdraws_its_request_and_killed_it_is_forgott
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert onlooker._read_area(time.monotonic() + 5)[0][2:6] == [Mode.ACT, 0, 0, 1000]
+        asked = [entry for entry in journal_of(tmp_path) if entry.name == "speed request"]
+        assert [(entry.kind, entry.before, entry.after) for entry in asked[:1]] == [("plc", "1", "0.1")]
+        assert "request in force" in [entry.name for entry in journal_of(tmp_path)]
 
         process = start(settings)
         wait_for(in_force)

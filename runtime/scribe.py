@@ -1,0 +1,90 @@
+"""A thread that writes the journal, so that the loop never waits for a disk."""
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterable
+from threading import Condition, Thread
+from time import monotonic
+
+from runtime.journal import Entry, Journal, now
+
+MOST_WAITING = 10_000
+RETRY_S = 1.0
+SLOW_S = 1.0
+
+
+class Scribe:
+    """Takes entries at once and makes them durable soon after. While the disk does not take them they wait in memory,
+    the oldest are dropped beyond `MOST_WAITING`, and how many is written down once it does again.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._bell = Condition()
+        self._waiting: deque[Entry] = deque()
+        self._writing = self._dropped = 0
+        self._since = monotonic()
+        self._error: str | None = None
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def post(self, entries: Iterable[Entry]) -> None:
+        """Hands entries over, stamped with the time of now."""
+        stamped = [entry._replace(at=now()) for entry in entries]
+        if not stamped:
+            return
+        with self._bell:
+            if not self._waiting and not self._writing:
+                self._since = monotonic()
+            self._waiting.extend(stamped)
+            while len(self._waiting) > MOST_WAITING:
+                self._waiting.popleft()
+                self._dropped += 1
+            self._bell.notify_all()
+
+    def settled(self, timeout_s: float) -> bool:
+        """Waits until everything that was posted is durable, and whether it is."""
+        with self._bell:
+            return self._bell.wait_for(lambda: not self._waiting and not self._writing, timeout_s)
+
+    @property
+    def fault(self) -> str | None:
+        """Why entries are not durable, None while they are."""
+        with self._bell:
+            late = (self._waiting or self._writing) and monotonic() - self._since > SLOW_S
+            return self._error or ("journal: the disk does not answer" if late else None)
+
+    def close(self) -> None:
+        """Writes what is left if the disk takes it in time."""
+        with self._bell:
+            self._stopping = True
+            self._bell.notify_all()
+        self._thread.join(timeout=2 * RETRY_S)
+        if not self._thread.is_alive():
+            self._journal.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._bell:
+                self._bell.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return
+                batch, dropped = list(self._waiting), self._dropped
+                self._waiting.clear()
+                self._writing = len(batch)
+            lost = [Entry("lost", "journal", str(dropped), "0", "the disk did not take them", at=batch[0].at)]
+            try:
+                self._journal.append([*(lost if dropped else []), *batch])
+            except sqlite3.Error as error:
+                with self._bell:
+                    self._waiting.extendleft(reversed(batch))
+                    self._writing, self._error = 0, f"journal: {error}"
+                    if self._stopping:
+                        return
+                    self._bell.wait_for(lambda: self._stopping, timeout=RETRY_S)
+                continue
+            with self._bell:
+                self._writing, self._error, self._since = 0, None, monotonic()
+                self._dropped -= dropped
+                self._bell.notify_all()
