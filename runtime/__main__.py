@@ -1,11 +1,14 @@
-"""python -m runtime --settings FILE: watches a machine.  python -m runtime --demo --seeds 11,12 --out DIR: shows what
-that is good for on the embedded line."""
+"""python -m runtime --settings FILE: watches a machine.  python -m runtime check --settings FILE: looks at all that it
+needs and writes nothing.  python -m runtime report --journal FILE: what a runtime did, or in shadow would have
+done.  python -m runtime --demo --seeds 11,12 --out DIR: shows what watching is good for on the
+embedded line."""
 
 import logging
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -14,10 +17,16 @@ from wm.errors import InputError, interrupted, refuse
 
 @dataclass(frozen=True)
 class Flags:
-    """Watch a machine with a settings file, or run the demo."""
+    """Watch a machine with a settings file, check one, or run the demo."""
 
+    what: tyro.conf.Positional[Literal["watch", "check", "report"]] = "watch"
+    """Watch with the settings, look at all that they name, or tell what a journal says."""
     settings: Path | None = None
     """TOML file; runtime/line/line.toml is a commented example."""
+    journal: Path | None = None
+    """journal.db in the folder of a runtime, for report."""
+    shift_hours: float = 8.0
+    """Length of a shift in hours, for report."""
     demo: bool = False
     """Run the embedded line twice from one snapshot, without and with Flinch."""
     seeds: str = ""
@@ -28,17 +37,27 @@ class Flags:
 
 def main(flags: Flags) -> int:
     """Returns the exit code; raises InputError."""
+    if flags.what == "report":
+        return _report(flags)
+    if flags.journal is not None:
+        raise InputError("--journal belongs to report; python -m runtime report --journal FILE.")
     if flags.demo == (flags.settings is not None):
         raise InputError("give either --settings FILE or --demo --seeds 11,12 --out DIR.")
+    if flags.what == "check" and flags.settings is None:
+        raise InputError("check needs --settings FILE.")
     if flags.settings is not None:
         if flags.seeds or flags.out:
             raise InputError("--seeds and --out belong to --demo; a runtime's folder is named 'out' in its settings.")
-        from runtime.run import run  # noqa: PLC0415 - a wrong flag need not wait for the model
+        from runtime.check import check  # noqa: PLC0415 - a wrong flag need not wait for the model
+        from runtime.run import run  # noqa: PLC0415
         from runtime.settings import read_settings  # noqa: PLC0415
         from wm import compilation  # noqa: PLC0415
 
         compilation.keep()
-        run(read_settings(flags.settings))
+        settings = read_settings(flags.settings)
+        if flags.what == "check":
+            return check(settings)
+        run(settings)
         return 0
     if flags.seeds and flags.out is None:
         raise InputError("--seeds needs --out DIR; give the folder for the summary and video of these runs.")
@@ -49,6 +68,15 @@ def main(flags: Flags) -> int:
     compilation.keep()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no PLC process outlives the demo
     return demo.run(demo.DEMO_SEEDS if seeds is None else seeds, flags.out or demo.DEMO_OUT)
+
+
+def _report(flags: Flags) -> int:
+    if flags.journal is None or flags.shift_hours <= 0:
+        raise InputError("report needs --journal FILE, and --shift-hours above 0.")
+    from runtime.report import report  # noqa: PLC0415
+
+    report(flags.journal, flags.shift_hours)
+    return 0
 
 
 def _seeds(text: str) -> tuple[int, ...]:

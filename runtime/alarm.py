@@ -6,7 +6,7 @@ Its delays are those that the threshold was calibrated with, so they come from t
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from runtime.registers import Command, Mode
+from runtime.registers import Command, Mode, PackML
 from runtime.settings import ActSettings
 from wm import alarm
 from wm.alarm import Alarm
@@ -87,3 +87,10 @@ def command(
         speed_request=settings.slow_to if state.slow and mode is Mode.ACT else 1.0,
         valid_for_ms=valid_for_ms,
     )
+
+
+def permitted(command: Command, state: int | None) -> Command:
+    """The command without its request unless the PLC says that the line executes; `state` is its PackML number, None
+    while it says nothing.
+    """
+    return command if state == PackML.EXECUTE else command._replace(speed_request=1.0)

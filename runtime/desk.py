@@ -8,24 +8,27 @@ from runtime import alarms
 from runtime.journal import Entry
 from runtime.loop import Tick
 from runtime.plc import Fault
-from runtime.registers import Mode, Status
+from runtime.registers import Mode, Status, state_name
 from runtime.scribe import Scribe
 
 
 class Desk:
-    """Follows one runtime from its start."""
+    """Follows one runtime from its first turn, which it writes down with what is told `about` it."""
 
-    def __init__(self, scribe: Scribe, mode: Mode) -> None:
+    def __init__(self, scribe: Scribe, mode: Mode, about: str) -> None:
         self._scribe, self._mode = scribe, mode
+        self._started = [Entry("start", "flinch", "", mode.name.lower(), about)]
         self._states = alarms.start()
-        self._asked, self._wanted, self._in_force = (1.0, False), False, False
+        self._asked, self._wanted, self._answered = (1.0, False), False, ("", "no")
 
     def take(self, tick: Tick, status: Status | Fault | None) -> None:
         """One turn, and what the PLC said last."""
         reasons = self._reasons(tick, status)
         self._states, entries = alarms.step(self._states, reasons, monotonic())
         why = reasons[alarms.JAM] or reasons[alarms.CAMERA] or "the alarm is over"
-        self._scribe.post([*entries, *self._requests(tick, why), *self._answers(status)])
+        entries = [*self._started, *entries, *self._requests(tick, why), *self._answers(status)]
+        self._started = []
+        self._scribe.post([entry._replace(time=f"{tick.time:.2f}") for entry in entries])
 
     def _reasons(self, tick: Tick, status: Status | Fault | None) -> dict[str, str | None]:
         drift = 0.0 if tick.surprise is None else float(tick.surprise.drift)
@@ -53,11 +56,15 @@ class Desk:
         return entries
 
     def _answers(self, status: Status | Fault | None) -> list[Entry]:
-        in_force = isinstance(status, Status) and status.in_force
-        before, self._in_force = self._in_force, in_force
-        if before == in_force:
+        """What the PLC says of itself, where that changed; nothing while it says nothing."""
+        if not isinstance(status, Status):
             return []
-        return [Entry("plc", "request in force", _yes(before), _yes(in_force), "the PLC says so", who="PLC")]
+        before, self._answered = self._answered, (state_name(status.state), _yes(status.in_force))
+        return [
+            Entry("plc", name, old, new, "the PLC says so", "PLC")
+            for name, old, new in zip(("state", "request in force"), before, self._answered, strict=True)
+            if old != new
+        ]
 
 
 def _yes(on: bool) -> str:

@@ -1,9 +1,10 @@
 """The journal: what happened, what it changed and why, in SQLite. Each row carries the hash of the one before it, so
 that a row that was changed, put in or taken out shows.
 
-    id, at, kind, name, before, after, why, who, previous, hash
+    id, at, time, kind, name, before, after, why, who, previous, hash
 
-`at` is UTC by the wall clock. A row is durable once `append` has returned: a kill -9 or a power cut loses none of them.
+`at` is UTC by the wall clock, `time` seconds by the camera's. A row is durable once `append` has returned: a kill -9 or
+a power cut loses none of them.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from wm.errors import InputError
 
 Kind = Literal["start", "stop", "alarm", "plc", "would", "lost"]
 GENESIS = "0" * 64
-COLUMNS = ("at", "kind", "name", "before", "after", "why", "who")
+COLUMNS = ("at", "time", "kind", "name", "before", "after", "why", "who")
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS journal (
     id INTEGER PRIMARY KEY,
@@ -39,6 +40,7 @@ class Entry(NamedTuple):
     after: str
     why: str
     who: str = "flinch"
+    time: str = ""
     at: str = ""
 
 

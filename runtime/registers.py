@@ -40,6 +40,29 @@ class Mode(IntEnum):
     ACT = 3
 
 
+class PackML(IntEnum):
+    """State numbers by ANSI/ISA-TR88.00.02."""
+
+    UNDEFINED = 0
+    CLEARING = 1
+    STOPPED = 2
+    STARTING = 3
+    IDLE = 4
+    SUSPENDED = 5
+    EXECUTE = 6
+    STOPPING = 7
+    ABORTING = 8
+    ABORTED = 9
+    HOLDING = 10
+    HELD = 11
+    UNHOLDING = 12
+    SUSPENDING = 13
+    UNSUSPENDING = 14
+    RESETTING = 15
+    COMPLETING = 16
+    COMPLETE = 17
+
+
 class Command(NamedTuple):
     """What Flinch writes. The client numbers the writes; everyone else leaves `sequence` alone."""
 
@@ -116,6 +139,11 @@ class RegisterMap(BaseModel):
 def read_map(path: Path) -> RegisterMap:
     """Reads a register map; raises InputError."""
     return read_toml(RegisterMap, path)
+
+
+def state_name(number: int) -> str:
+    """Name of a PackML state, or its number where it has none."""
+    return PackML(number).name.lower() if number in set(PackML) else str(number)
 
 
 def follows(sequence: int, last: int) -> bool:

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.alarm import AlarmSettings
+from runtime.alarm import AlarmSettings, permitted
 from runtime.camera import open_camera
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
@@ -39,12 +39,11 @@ def run(settings: Settings) -> None:
     Raises:
       InputError: bundle, camera or register map cannot be used.
     """
-    model = _load(settings)
+    model = load(settings)
     spec = model.spec
     registers = None if settings.plc is None else read_map(settings.plc.registers)
     tags = Tags() if registers is None else Tags.of(registers, spec, settings)
-    alarm = AlarmSettings.of(model.alarm, settings.act, spec.rate_hz)
-    loop = Loop(model, alarm, settings.mode_number)
+    loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
     camera = open_camera(settings, spec)
     loop.warm_up()
     stop = Event()
@@ -56,10 +55,13 @@ def run(settings: Settings) -> None:
     run_number, time = -1, 0.0
     ticks = open_log(settings.out)
     scribe = Scribe(Journal(settings.out / "journal.db"))
-    scribe.post([Entry("start", "flinch", "", settings.mode, f"bundle {bundle.digest(settings.bundle)}")])
+    desk = Desk(scribe, settings.mode_number, f"bundle {bundle.digest(settings.bundle)}")
     try:
         with ticks:
-            tick_log, desk = TickLog(ticks), Desk(scribe, settings.mode_number)
+            tick_log, desk = (
+                TickLog(ticks),
+                Desk(scribe, settings.mode_number, f"bundle {bundle.digest(settings.bundle)}"),
+            )
             while not stop.is_set():
                 frame = camera.next()
                 if frame is None and camera.ended:
@@ -77,6 +79,8 @@ def run(settings: Settings) -> None:
                     run_number, time = frame.run, frame.time
                     tick = loop.tick(frame.image, sensors, action, frame.time)
                 if link is not None:
+                    state = status.state if isinstance(status, Status) else None
+                    tick = tick._replace(command=permitted(tick.command, state))
                     link.post(tick.command)
                 desk.take(tick, status)
                 tick_log.write(tick, status, camera.dropped)
@@ -90,7 +94,8 @@ def run(settings: Settings) -> None:
         scribe.close()
 
 
-def _load(settings: Settings) -> Bundle:
+def load(settings: Settings) -> Bundle:
+    """The bundle, if it can do what the settings ask of it; InputError where it cannot."""
     model = bundle.load(settings.bundle)
     if model.spec.image is None:
         raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
@@ -100,6 +105,10 @@ def _load(settings: Settings) -> Bundle:
             "bundle that was trained on footage with the feeder's speed."
         )
     return model
+
+
+def alarm_settings(model: Bundle, settings: Settings) -> AlarmSettings:
+    return AlarmSettings.of(model.alarm, settings.act, model.spec.rate_hz)
 
 
 def missed(elapsed_s: float, rate_hz: float) -> int:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.alarm import AlarmSettings, AlarmState, command, forget, step
-from runtime.registers import Mode
+from runtime.alarm import AlarmSettings, AlarmState, command, forget, permitted, step
+from runtime.registers import Mode, PackML
 from runtime.settings import ActSettings
 from wm.config import AlarmConfig
 
@@ -108,3 +108,11 @@ def test_the_delays_come_from_the_bundle() -> None:
         AlarmConfig(on_delay_s=0.3, off_delay_s=1.0), ActSettings(slow_to=0.15, hold_s=2.0), 10.0
     )
     assert settings == AlarmSettings(3, 10, 20, 300, 0.15)
+
+
+def test_nothing_is_asked_of_a_line_that_does_not_execute_or_says_nothing() -> None:
+    alarmed = run([2.0] * 3)[-1]
+    asking = command(SETTINGS, alarmed, Mode.ACT, heartbeat=7, score=2.0, valid_for_ms=500)
+    assert permitted(asking, PackML.EXECUTE) == asking
+    for state in (PackML.HELD, PackML.STARTING, PackML.IDLE, 99, None):
+        assert permitted(asking, state) == asking._replace(speed_request=1.0)

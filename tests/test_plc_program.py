@@ -16,14 +16,13 @@ from runtime.line.program import (
     RAMP_UP_S,
     SCAN_S,
     PlcState,
-    State,
     from_json,
     scan,
     tags,
     to_json,
 )
 from runtime.line.rack import IoBlock
-from runtime.registers import Command, Mode
+from runtime.registers import Command, Mode, PackML
 
 IDLE = IoBlock()
 SLOW = Command(heartbeat=0, mode=Mode.ACT, alarm=True, score=1.5, speed_request=0.15, valid_for_ms=500)
@@ -120,7 +119,7 @@ def test_a_plc_that_thaws_obeys_none_of_the_writes_that_queued_up(frozen_s: floa
 def test_a_long_pause_of_the_plc_neither_jumps_the_ramp_nor_trips_the_line() -> None:
     covered = IoBlock(gate_eye=True)
     state = scan(commanded(RUNNING, 1.0), covered, None, 30.0)
-    assert state.state is State.EXECUTE
+    assert state.state is PackML.EXECUTE
     assert state.feeder_speed < 0.3
 
 
@@ -148,21 +147,21 @@ def test_whatever_flinch_says_the_line_is_never_faster_than_its_operator_nor_slo
         before = state.feeder_speed
         state = scan(state, IoBlock(gate_eye=covered), command, dt)
         assert state.feeder_setpoint <= operator
-        assert state.state is State.HELD or state.feeder_setpoint >= min(operator, FLOOR)
+        assert state.state is PackML.HELD or state.feeder_setpoint >= min(operator, FLOOR)
         assert -dt / RAMP_DOWN_S - 1e-9 <= state.feeder_speed - before <= dt / RAMP_UP_S + 1e-9
-        if state.link_since is None and state.state is State.EXECUTE:
+        if state.link_since is None and state.state is PackML.EXECUTE:
             assert state.feeder_setpoint == operator
 
 
 def test_a_covered_gate_eye_holds_the_line_after_the_trip_time() -> None:
     covered = IoBlock(gate_eye=True)
     before = scans(RUNNING, JAM_TRIP_S - 0.1, inputs=covered)
-    assert before.state is State.EXECUTE
+    assert before.state is PackML.EXECUTE
     assert before.blocked_s == pytest.approx(JAM_TRIP_S - 0.1)
     after = scans(before, 1.0, inputs=covered)
-    assert after.state is State.HELD
+    assert after.state is PackML.HELD
     assert after.feeder_speed == 0.0
-    assert scans(after, 1.0).state is State.HELD
+    assert scans(after, 1.0).state is PackML.HELD
 
 
 def test_a_passing_carton_resets_the_blocked_timer() -> None:

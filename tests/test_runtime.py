@@ -341,3 +341,44 @@ def test_flags_that_make_no_sense_together_are_refused(flags: Flags) -> None:
 def test_an_unknown_flag_is_refused() -> None:
     result = subprocess.run([sys.executable, "-m", "runtime", "--sedings=x"], capture_output=True, check=False)
     assert result.returncode == 2
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_check_tells_what_it_finds_and_writes_nothing(shop: Path, tmp_path: Path, capsys) -> None:
+    with server.running() as plc:
+        onlooker = PlcClient(plc.address, MAP)
+        untouched = onlooker._read_area(time.monotonic() + 5)[0]
+        settings = settings_file(
+            tmp_path,
+            bundle=shop / "anxious",
+            camera__source=shop / "belt.mp4",
+            plc__address=plc.address,
+            plc__registers=REGISTERS,
+        )
+        before = contents(tmp_path)
+        assert main(Flags(what="check", settings=settings)) == 0
+        assert onlooker._read_area(time.monotonic() + 5)[0] == untouched
+        onlooker.close()
+    assert contents(tmp_path) == before
+    told = " ".join(capsys.readouterr().out.split())
+    assert "knows no view" in told
+    assert f"{plc.address} answers, state execute" in told
+    assert "FAULT" not in told
+
+
+def test_a_check_tells_every_fault_and_not_just_the_first(shop: Path, tmp_path: Path, capsys) -> None:
+    settings = settings_file(
+        tmp_path,
+        bundle=shop / "anxious",
+        camera__source=tmp_path / "nothing.mp4",
+        plc__address="127.0.0.1:1",
+        plc__registers=REGISTERS,
+    )
+    assert main(Flags(what="check", settings=settings)) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("FAULT") == 2
+    assert "nothing.mp4" in told
+    assert "no connection; check address" in told

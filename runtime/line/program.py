@@ -11,10 +11,9 @@ own speed:
 """
 
 from dataclasses import asdict, dataclass, replace
-from enum import IntEnum
 from typing import Any, Protocol
 
-from runtime.registers import WORD, Command, Mode, RegisterMap, Status, follows
+from runtime.registers import WORD, Command, Mode, PackML, RegisterMap, Status, follows
 
 SCAN_S = 0.02
 OVERRUN_S = 0.1
@@ -27,13 +26,6 @@ REARM_S = 0.2
 JAM_TRIP_S = 2.5
 RATE_WINDOW_S = 60.0
 MOST_CARTONS = 10  # in one scan; a counter that jumps further has started anew
-
-
-class State(IntEnum):
-    """PackML state numbers (ANSI/ISA-TR88.00.02) that this line uses."""
-
-    EXECUTE = 6
-    HELD = 11
 
 
 class Inputs(Protocol):
@@ -70,7 +62,7 @@ class PlcState:
 
     time: float = 0.0
     heartbeat: int = 0
-    state: State = State.EXECUTE
+    state: PackML = PackML.EXECUTE
     operator_speed: float = 1.0
     feeder_setpoint: float = 0.0
     feeder_speed: float = 0.0
@@ -135,12 +127,12 @@ def _sense(state: PlcState, inputs: Inputs, dt: float) -> PlcState:
 
 
 def _drive(state: PlcState, dt: float) -> PlcState:
-    tripped = state.state is State.HELD or state.blocked_s > JAM_TRIP_S
+    tripped = state.state is PackML.HELD or state.blocked_s > JAM_TRIP_S
     setpoint = 0.0 if tripped else min(state.operator_speed, state.request)
     lowest, highest = state.feeder_speed - dt / RAMP_DOWN_S, state.feeder_speed + dt / RAMP_UP_S
     return replace(
         state,
-        state=State.HELD if tripped else State.EXECUTE,
+        state=PackML.HELD if tripped else PackML.EXECUTE,
         feeder_setpoint=setpoint,
         feeder_speed=min(max(setpoint, lowest), highest),
     )
@@ -161,7 +153,7 @@ def tags(state: PlcState) -> dict[str, float]:
 def status(state: PlcState, registers: RegisterMap) -> Status:
     """What the PLC publishes, with the tags that the register map lists; KeyError for a tag the line has not got."""
     values = tags(state)
-    in_force = state.request < state.operator_speed and state.state is State.EXECUTE
+    in_force = state.request < state.operator_speed and state.state is PackML.EXECUTE
     return Status(
         state.heartbeat, state.state, state.sequence or 0, in_force, tuple(values[name] for name in registers.tag_names)
     )
@@ -173,5 +165,5 @@ def to_json(state: PlcState) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> PlcState:
     """Inverse of `to_json`; TypeError or ValueError where the values are not those of a PlcState."""
-    fields = {**values, "state": State(values["state"]), "carton_times": tuple(values["carton_times"])}
+    fields = {**values, "state": PackML(values["state"]), "carton_times": tuple(values["carton_times"])}
     return PlcState(**fields)

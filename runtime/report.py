@@ -1,0 +1,128 @@
+"""The commissioning report: from a journal what Flinch did, or in shadow would have done, so that somebody
+can decide whether it may act.
+
+A stop is the PLC leaving the state execute. An alarm that a stop follows within `MEANT_S` meant it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from runtime import journal
+from runtime.alarms import CAMERA, JAM
+from runtime.journal import Row
+from runtime.lifecycle import Life
+
+MEANT_S = 12.0
+ACTIVE = {Life.UNACK.value, Life.ACKED.value}
+RUNNING = "execute"
+
+
+@dataclass
+class Watch:
+    """One run of a runtime, by its journal. All times are seconds of its camera's clock.
+
+    Attributes:
+      mode: what it was allowed to do.
+      start, end: its first and last moment on record.
+      alarms, stops: when each came.
+      slowed: when the feeder was slowed, or would have been, from and to.
+      blind: when the camera was at fault, from and to.
+    """
+
+    mode: str
+    start: float
+    end: float
+    alarms: list[float] = field(default_factory=list)
+    stops: list[float] = field(default_factory=list)
+    slowed: list[tuple[float, float | None]] = field(default_factory=list)
+    blind: list[tuple[float, float | None]] = field(default_factory=list)
+
+    def leads(self) -> list[float | None]:
+        """For every stop, how long before it the first alarm that meant it came; None where none did."""
+        found = []
+        for stop in self.stops:
+            meant = [stop - at for at in self.alarms if 0 <= stop - at <= MEANT_S]
+            found.append(max(meant, default=None))
+        return found
+
+    def vain(self) -> int:
+        """Alarms that no stop followed."""
+        return sum(not any(0 <= stop - at <= MEANT_S for stop in self.stops) for at in self.alarms)
+
+    def seconds(self, spans: list[tuple[float, float | None]]) -> float:
+        return sum((self.end if to is None else to) - start for start, to in spans)
+
+
+def watches(rows: Iterable[Row]) -> list[Watch]:
+    """The runs that a journal tells of, in order."""
+    found: list[Watch] = []
+    for row in rows:
+        entry, time = row.entry, float(row.entry.time or 0.0)
+        if entry.kind == "start":
+            found.append(Watch(entry.after, time, time))
+        if not found:
+            continue
+        now = found[-1]
+        now.end = max(now.end, time)
+        match entry.kind, entry.name:
+            case "alarm", name if name == JAM and entry.before not in ACTIVE and entry.after in ACTIVE:
+                now.alarms.append(time)
+            case "alarm", name if name == CAMERA:
+                _span(now.blind, time, entry.after in ACTIVE)
+            case "would", _:
+                _span(now.slowed, time, entry.after == "yes")
+            case "plc", "speed request":
+                _span(now.slowed, time, entry.after != "1")
+            case "plc", "state" if entry.before == RUNNING:
+                now.stops.append(time)
+    return found
+
+
+def _span(spans: list[tuple[float, float | None]], time: float, on: bool) -> None:
+    """Opens a span, or closes the one that is open."""
+    is_open = bool(spans) and spans[-1][1] is None
+    if on and not is_open:
+        spans.append((time, None))
+    elif is_open and not on:
+        spans[-1] = (spans[-1][0], time)
+
+
+def report(path: Path, shift_hours: float) -> None:
+    """Prints the report of a journal; raises InputError where there is none."""
+    rows = list(journal.read(path))
+    changed = journal.broken(rows)
+    table = Table(title=f"{path}, a shift being {shift_hours:g} h")
+    columns = ("mode", "watched", "alarms a shift", "stops", "alarmed before", "lead, median (least)", "alarms in vain")
+    for column in (*columns, "slowed", "blind"):
+        table.add_column(column)
+    for watch in watches(rows):
+        table.add_row(watch.mode, *_cells(watch, shift_hours))
+    console = Console()
+    console.print(table)
+    sound = "as it was written" if changed is None else f"CHANGED after it was written, from row {changed} on"
+    console.print(f"The journal is {sound}.", highlight=False)
+
+
+def _cells(watch: Watch, shift_hours: float) -> list[str]:
+    whole = watch.end - watch.start
+    hours = whole / 3600
+    leads = [lead for lead in watch.leads() if lead is not None]
+    return [
+        f"{hours:.2f} h",
+        f"{len(watch.alarms) / hours * shift_hours:.1f}" if hours else "-",
+        str(len(watch.stops)),
+        str(len(leads)),
+        f"{np.median(leads):.1f} s ({min(leads):.1f} s)" if leads else "-",
+        str(watch.vain()),
+        f"{len(watch.slowed)} times, {_share(watch.seconds(watch.slowed), whole)}",
+        _share(watch.seconds(watch.blind), whole),
+    ]
+
+
+def _share(seconds: float, whole: float) -> str:
+    return f"{seconds:.0f} s ({seconds / whole:.1%})" if whole else "-"
