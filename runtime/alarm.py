@@ -89,8 +89,10 @@ def command(
     )
 
 
-def permitted(command: Command, state: int | None) -> Command:
-    """The command without its request unless the PLC says that the line executes; `state` is its PackML number, None
-    while it says nothing.
+def permitted(command: Command, state: int | None, *, muted: bool = False) -> Command:
+    """The command without its request unless the PLC says that the line executes, and without its alarm too while the
+    operator does not want to hear of it; `state` is the PLC's PackML number, None while it says nothing.
     """
+    if muted:
+        return command._replace(alarm=False, speed_request=1.0)
     return command if state == PackML.EXECUTE else command._replace(speed_request=1.0)

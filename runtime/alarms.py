@@ -7,7 +7,8 @@ from runtime import lifecycle
 from runtime.journal import Entry
 from runtime.lifecycle import Life, Point, State
 
-JAM, DRIFT, CAMERA, PLC, JOURNAL, FLOOD = "jam ahead", "drift", "camera", "PLC", "journal", "flood"
+JAM, DRIFT, CAMERA, PLC = "jam ahead", "drift", "camera", "PLC"
+JOURNAL, FLOOD, PAGE = "journal", "flood", "page"
 POINTS: Final = {
     point.name: point
     for point in (
@@ -16,6 +17,7 @@ POINTS: Final = {
         Point(PLC, 2, "Flinch can ask the PLC for nothing", "look at the network and the PLC", 1.0, 1.0, latched=False),
         Point(JOURNAL, 2, "what happens is not written down", "make room on the disk", latched=False),
         Point(FLOOD, 2, "Flinch no longer slows the feeder", "find out why it alarms so often", latched=False),
+        Point(PAGE, 3, "nobody can look or ask", "wait: it is started again", latched=False),
         Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps", 5.0, 60.0),
     )
 }

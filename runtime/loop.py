@@ -39,10 +39,15 @@ class Tick(NamedTuple):
 
 
 class Loop:
-    """One camera's monitor and alarm. The same `tick` runs in real time, in replay and in the lock-step demo."""
+    """One camera's monitor and alarm. The same `tick` runs in real time, in replay and in the lock-step demo.
+
+    Attributes:
+      mode: what Flinch may do; it may change between two turns.
+    """
 
     def __init__(self, bundle: Bundle, settings: AlarmSettings, mode: Mode) -> None:
-        self._bundle, self._settings, self._mode = bundle, settings, mode
+        self.mode = mode
+        self._bundle, self._settings = bundle, settings
         self._heartbeat = 0
         self._monitor, self._alarm = bundle.start(), AlarmState()
         self._view, self._sight = View.of(bundle), Sight()
@@ -105,5 +110,5 @@ class Loop:
 
     def _command(self, score: float) -> Command:
         return alarm.command(
-            self._settings, self._alarm, self._mode, heartbeat=self._heartbeat, score=score, valid_for_ms=VALID_FOR_MS
+            self._settings, self._alarm, self.mode, heartbeat=self._heartbeat, score=score, valid_for_ms=VALID_FOR_MS
         )

@@ -3,7 +3,7 @@
 import json
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -12,16 +12,18 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
-from runtime.camera import open_camera
+from runtime.camera import Frame, open_camera
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
 from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
-from runtime.registers import RegisterMap, Status, read_map
+from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Scribe
 from runtime.settings import Settings
+from runtime.window import Window
 from wm import bundle
 from wm.bundle import Bundle
 from wm.config import FootageSpec
@@ -40,58 +42,92 @@ def run(settings: Settings) -> None:
       InputError: bundle, camera or register map cannot be used.
     """
     model = load(settings)
-    spec = model.spec
-    registers = None if settings.plc is None else read_map(settings.plc.registers)
-    tags = Tags() if registers is None else Tags.of(registers, spec, settings)
-    loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
-    camera = open_camera(settings, spec)
-    loop.warm_up()
+    camera = open_camera(settings, model.spec)
     stop = Event()
+    watch = Watch(settings, model)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    link = None
-    if settings.plc is not None and registers is not None:
-        link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
-    run_number, time = -1, 0.0
-    ticks = open_log(settings.out)
-    scribe = Scribe(Journal(settings.out / "journal.db"))
-    desk = Desk(scribe, settings.mode_number, f"bundle {bundle.digest(settings.bundle)}")
+    why = "it failed"
     try:
-        with ticks:
-            tick_log, desk = (
-                TickLog(ticks),
-                Desk(scribe, settings.mode_number, f"bundle {bundle.digest(settings.bundle)}"),
-            )
-            while not stop.is_set():
-                frame = camera.next()
-                if frame is None and camera.ended:
-                    break
-                status = None if link is None else link.latest()
-                if frame is None:
-                    tick = loop.fault("no fresh frame from the camera", time)
-                else:
-                    known = tags.known
-                    sensors, action = tags.take(status)
-                    if frame.run != run_number or tags.known != known:
-                        loop.restart()
-                    else:
-                        loop.coast(missed(frame.time - time, spec.rate_hz), action)
-                    run_number, time = frame.run, frame.time
-                    tick = loop.tick(frame.image, sensors, action, frame.time)
-                if link is not None:
-                    state = status.state if isinstance(status, Status) else None
-                    tick = tick._replace(command=permitted(tick.command, state))
-                    link.post(tick.command)
-                desk.take(tick, status)
-                tick_log.write(tick, status, camera.dropped)
+        while not stop.is_set() and not camera.ended:
+            frame = camera.next()
+            if frame is not None or not camera.ended:
+                watch.turn(frame, camera.dropped)
+        why = "told to stop" if stop.is_set() else "the camera ended"
     finally:
-        if link is not None:
-            link.close(loop.fault("stopped", time).command)
+        watch.close(why)
         camera.close()
-        scribe.post(
-            [Entry("stop", "flinch", settings.mode, "", "told to stop" if stop.is_set() else "the camera ended")]
-        )
-        scribe.close()
+
+
+class Watch:
+    """All that a runtime holds together, but for the camera: what every frame goes through.
+
+    Raises:
+      InputError: register map, folder or journal cannot be used.
+    """
+
+    def __init__(self, settings: Settings, model: Bundle) -> None:
+        self._model = model
+        registers = None if settings.plc is None else read_map(settings.plc.registers)
+        self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
+        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
+        self._loop.warm_up()
+        self._ticks = open_log(settings.out)
+        self._tick_log = TickLog(self._ticks)
+        journal = settings.out / "journal.db"
+        self._scribe = Scribe(Journal(journal))
+        about = f"bundle {bundle.digest(settings.bundle)}"
+        self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
+        self._window = None if settings.page is None else Window(settings.page, journal)
+        self._link = None
+        if settings.plc is not None and registers is not None:
+            self._link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
+        self._run, self._time = -1, 0.0
+
+    def turn(self, frame: Frame | None, dropped: int) -> None:
+        """One frame, or that none came in time: score it, tell the PLC, write down and show what there is."""
+        if self._window is not None:
+            self._window.keep()
+            self._window.hear(self._desk)
+        self._loop.mode = self._desk.mode
+        status = None if self._link is None else self._link.latest()
+        tick, action = self._scored(frame, status)
+        if self._link is not None:
+            state = status.state if isinstance(status, Status) else None
+            tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
+            self._link.post(tick.command)
+        self._desk.take(tick, status, None if self._window is None else self._window.fault)
+        self._tick_log.write(tick, status, dropped)
+        if self._window is not None:
+            image = None if frame is None else frame.image
+            ahead = None if tick.fault else self._loop.look_ahead(action)
+            self._window.show(
+                tick, status, self._desk, image, None if ahead is None else ahead[self._model.monitor.shown]
+            )
+
+    def _scored(self, frame: Frame | None, status: Status | Fault | None) -> tuple[Tick, NDArray[np.float32] | None]:
+        """What the loop makes of it, and the action that it was under."""
+        if frame is None:
+            return self._loop.fault("no fresh frame from the camera", self._time), None
+        known = self._tags.known
+        sensors, action = self._tags.take(status)
+        if frame.run != self._run or self._tags.known != known:
+            self._loop.restart()
+        else:
+            self._loop.coast(missed(frame.time - self._time, self._model.spec.rate_hz), action)
+        self._run, self._time = frame.run, frame.time
+        return self._loop.tick(frame.image, sensors, action, frame.time), action
+
+    def close(self, why: str) -> None:
+        """Withdraws the request, and writes down why it ends."""
+        if self._link is not None:
+            self._link.close(self._loop.fault("stopped", self._time).command)
+        mode = self._desk.mode.name.lower()
+        self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._time:.2f}")])
+        self._scribe.close()
+        self._ticks.close()
+        if self._window is not None:
+            self._window.close()
 
 
 def load(settings: Settings) -> Bundle:
@@ -105,6 +141,17 @@ def load(settings: Settings) -> Bundle:
             "bundle that was trained on footage with the feeder's speed."
         )
     return model
+
+
+def allowed(settings: Settings, model: Bundle) -> Set[Mode]:
+    """The modes that an operator may choose: act only where the settings could have it, and the model knows the
+    feeder's speed.
+    """
+    try:
+        Settings.model_validate({**settings.model_dump(), "mode": "act"})
+    except ValidationError:
+        return frozenset(Mode) - {Mode.ACT}
+    return frozenset(Mode) if model.spec.actions else frozenset(Mode) - {Mode.ACT}
 
 
 def alarm_settings(model: Bundle, settings: Settings) -> AlarmSettings:

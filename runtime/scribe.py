@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from threading import Condition, Thread
 from time import monotonic
 
@@ -22,6 +22,7 @@ class Scribe:
         self._journal = journal
         self._bell = Condition()
         self._waiting: deque[Entry] = deque()
+        self._afterwards: list[Callable[[], None]] = []
         self._writing = self._dropped = 0
         self._since = monotonic()
         self._error: str | None = None
@@ -29,12 +30,14 @@ class Scribe:
         self._thread = Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def post(self, entries: Iterable[Entry]) -> None:
-        """Hands entries over, stamped with the time of now."""
+    def post(self, entries: Iterable[Entry], then: Callable[[], None] | None = None) -> None:
+        """Hands entries over, stamped with the time of now; `then` is called by the thread once they are durable."""
         stamped = [entry._replace(at=now()) for entry in entries]
-        if not stamped:
+        if not stamped and then is None:
             return
         with self._bell:
+            if then is not None:
+                self._afterwards.append(then)
             if not self._waiting and not self._writing:
                 self._since = monotonic()
             self._waiting.extend(stamped)
@@ -67,19 +70,21 @@ class Scribe:
     def _run(self) -> None:
         while True:
             with self._bell:
-                self._bell.wait_for(lambda: self._waiting or self._stopping)
-                if not self._waiting:
+                self._bell.wait_for(lambda: self._waiting or self._afterwards or self._stopping)
+                if not self._waiting and not self._afterwards:
                     return
-                batch, dropped = list(self._waiting), self._dropped
+                batch, afterwards, dropped = list(self._waiting), self._afterwards, self._dropped
                 self._waiting.clear()
-                self._writing = len(batch)
-            lost = [Entry("lost", "journal", str(dropped), "0", "the disk did not take them", at=batch[0].at)]
+                self._writing, self._afterwards = len(batch), []
+            lost = [Entry("lost", "journal", str(dropped), "0", "the disk did not take them")] if dropped else []
             try:
-                self._journal.append([*(lost if dropped else []), *batch])
+                if batch:
+                    self._journal.append([*lost, *batch])
             except sqlite3.Error as error:
                 with self._bell:
                     self._waiting.extendleft(reversed(batch))
                     self._writing, self._error = 0, f"journal: {error}"
+                    self._afterwards = [*afterwards, *self._afterwards]
                     if self._stopping:
                         return
                     self._bell.wait_for(lambda: self._stopping, timeout=RETRY_S)
@@ -88,3 +93,5 @@ class Scribe:
                 self._writing, self._error, self._since = 0, None, monotonic()
                 self._dropped -= dropped
                 self._bell.notify_all()
+            for then in afterwards:
+                then()

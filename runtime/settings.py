@@ -1,5 +1,6 @@
 """The settings of a runtime: one TOML file, validated as a whole before anything starts."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -68,6 +69,19 @@ class ActSettings(Section):
         return self
 
 
+class PageSettings(Section):
+    """The page for people: where it is served. Beyond loopback it wants a token, in the environment: FLINCH_TOKEN."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(gt=0, lt=65536)] = 8760
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.host not in {"localhost", "127.0.0.1", "::1"} and not os.environ.get("FLINCH_TOKEN"):
+            raise ValueError(f"the page at {self.host} is open to the network; set FLINCH_TOKEN, or use 127.0.0.1")
+        return self
+
+
 class Settings(Section):
     """Everything. Relative paths start from the working directory."""
 
@@ -77,6 +91,7 @@ class Settings(Section):
     camera: CameraSettings
     plc: PlcSettings | None = None
     act: ActSettings = ActSettings()
+    page: PageSettings | None = None
 
     @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:

@@ -1,0 +1,74 @@
+"""What the loop shows to other processes: its latest turn in shared memory, written without waiting for anybody.
+
+The writer makes the count odd, writes, and makes it even again; who reads sees the same even count before and after, or
+looks again (a sequence lock; Lameter, Effective Synchronization on Linux/NUMA Systems, 2005).
+"""
+
+import json
+import mmap
+import os
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CAPACITY = 1 << 22
+HEADER = struct.Struct("<QI")  # count, size
+TRIES = 1000
+
+
+class Picture(NamedTuple):
+    """A picture `[H, W, C]` or a map `[H, W]`, uint8, by its name."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+
+
+class Board:
+    """One end of the shared memory: of the one writer, or of a reader that was given its file descriptor."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = os.memfd_create("flinch") if descriptor is None else descriptor
+        if descriptor is None:
+            os.ftruncate(self.descriptor, CAPACITY)
+        self._memory = mmap.mmap(self.descriptor, CAPACITY)
+        self._count = 0
+
+    def write(self, told: dict[str, Any], pictures: list[Picture]) -> None:
+        """Replaces what was there; JSON-able facts and pictures, 4 MiB at most."""
+        shapes = [[picture.name, *picture.pixels.shape] for picture in pictures]
+        facts = json.dumps([told, shapes]).encode()
+        whole = b"".join([struct.pack("<I", len(facts)), facts, *(picture.pixels.tobytes() for picture in pictures)])
+        HEADER.pack_into(self._memory, 0, self._count + 1, len(whole))
+        self._memory[HEADER.size : HEADER.size + len(whole)] = whole
+        self._count += 2
+        HEADER.pack_into(self._memory, 0, self._count, len(whole))
+
+    def read(self) -> tuple[int, dict[str, Any], list[Picture]] | None:
+        """The count of the latest turn, its facts and its pictures; None before the first, or where the writer died
+        half-way.
+        """
+        for _ in range(TRIES):
+            count, size = HEADER.unpack_from(self._memory, 0)
+            if count == 0:
+                return None
+            whole = self._memory[HEADER.size : HEADER.size + size]
+            if count % 2 == 0 and HEADER.unpack_from(self._memory, 0)[0] == count:
+                return count, *_parsed(whole)
+        return None
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self.descriptor)
+
+
+def _parsed(whole: bytes) -> tuple[dict[str, Any], list[Picture]]:
+    (length,) = struct.unpack_from("<I", whole)
+    told, shapes = json.loads(whole[4 : 4 + length])
+    at, pictures = 4 + length, []
+    for name, *shape in shapes:
+        size = int(np.prod(shape))
+        pictures.append(Picture(name, np.frombuffer(whole, np.uint8, size, at).reshape(shape)))
+        at += size
+    return told, pictures

@@ -1,0 +1,129 @@
+"""The loop's side of the page: shows each turn, hears what operators ask, and starts the page's process again when it
+ends. None of it waits.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from runtime.board import Board, Picture
+from runtime.desk import Desk
+from runtime.loop import Tick
+from runtime.plc import Fault
+from runtime.registers import Status, state_name
+from runtime.requests import Answer, parse
+from runtime.settings import PageSettings
+
+RESTART_S = 1.0
+LOUD = 2.0  # surprise that is drawn brightest
+
+
+class Window:
+    """Shows one runtime. The page's process ends with it."""
+
+    def __init__(self, settings: PageSettings, journal: Path) -> None:
+        self._settings, self._journal = settings, journal
+        self._board = Board()
+        self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._mine.setblocking(False)
+        self._process = self._start()
+        self._ended_at: float | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no page, None while there is."""
+        code = self._process.poll()
+        return None if code is None else f"page: its process ended with {code}"
+
+    def keep(self) -> None:
+        """Starts the page again a second after it ended."""
+        if self._process.poll() is None:
+            self._ended_at = None
+        elif self._ended_at is None:
+            self._ended_at = monotonic()
+        elif monotonic() - self._ended_at > RESTART_S:
+            self._process, self._ended_at = self._start(), None
+
+    def hear(self, desk: Desk) -> None:
+        """Does what operators have asked since the last turn."""
+        while True:
+            try:
+                asked = self._mine.recv(1 << 16)
+            except (BlockingIOError, ConnectionError):
+                return
+            try:
+                desk.ask(parse(asked), self._reply)
+            except ValidationError as error:
+                first = error.errors()[0]
+                told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+                self._reply(Answer(id=json.loads(asked)["id"], done=False, told=told))
+
+    def show(
+        self,
+        tick: Tick,
+        status: Status | Fault | None,
+        desk: Desk,
+        image: NDArray[np.uint8] | None,
+        ahead: Array | None,
+    ) -> None:
+        """One turn: what is seen and foretold, and what stands."""
+        pictures = [] if image is None else [Picture("camera", image)]
+        if ahead is not None:
+            pictures.append(Picture("ahead", _bytes(np.asarray(ahead))))
+        if tick.surprise is not None:
+            pictures.append(Picture("map", _bytes(np.asarray(tick.surprise.map) / LOUD)))
+        self._board.write({**_facts(tick, status), "mode": desk.mode.name.lower(), "alarms": desk.standing()}, pictures)
+
+    def close(self) -> None:
+        self._process.terminate()
+        for end in (self._mine, self._theirs, self._board):
+            end.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        descriptors = self._board.descriptor, self._theirs.fileno()
+        flags = dict(
+            zip(("--board", "--requests"), map(str, descriptors), strict=True),
+            **{"--journal": str(self._journal), "--host": self._settings.host, "--port": str(self._settings.port)},
+        )
+        words = [word for pair in flags.items() for word in pair]
+        return subprocess.Popen([sys.executable, "-m", "runtime.page.server", *words], pass_fds=descriptors)
+
+    def _reply(self, answer: Answer) -> None:
+        try:
+            self._mine.send(answer.model_dump_json().encode())
+        except OSError:
+            return  # nobody waits for it any more
+
+
+def _bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.clip(np.round(255 * picture), 0, 255).astype(np.uint8)
+
+
+def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
+    match status:
+        case Status():
+            plc, in_force = state_name(status.state), status.in_force
+        case Fault():
+            plc, in_force = status.reason, False
+        case None:
+            plc, in_force = "none", False
+    return {
+        "time": round(tick.time, 2),
+        "score": None if tick.fault else round(tick.score, 3),
+        "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 3),
+        "alarm": tick.alarm.on,
+        "slow": tick.alarm.slow,
+        "request": tick.command.speed_request,
+        "camera": tick.fault or "fresh",
+        "plc": plc,
+        "in_force": in_force,
+    }
