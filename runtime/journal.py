@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from wm.errors import InputError
 
-Kind = Literal["start", "stop", "mode", "alarm", "plc", "would", "lost"]
+Kind = Literal["start", "stop", "mode", "alarm", "plc", "would", "clip", "lost"]
 GENESIS = "0" * 64
 COLUMNS = ("at", "time", "kind", "name", "before", "after", "why", "who")
 SCHEMA = f"""

@@ -20,6 +20,7 @@ from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
 from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
+from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Scribe
 from runtime.settings import Settings
@@ -78,7 +79,12 @@ class Watch:
         self._scribe = Scribe(Journal(journal))
         about = f"bundle {bundle.digest(settings.bundle)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
-        self._window = None if settings.page is None else Window(settings.page, journal)
+        clips = settings.out / "clips"
+        self._window = None if settings.page is None else Window(settings.page, journal, clips)
+        self._recorder = None
+        if settings.recorder is not None:
+            self._recorder = Recorder(settings.recorder, clips, model.spec.rate_hz, self._written)
+        self._masks, self._alarmed = settings.camera.masks, False
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
@@ -98,12 +104,23 @@ class Watch:
             self._link.post(tick.command)
         self._desk.take(tick, status, None if self._window is None else self._window.fault)
         self._tick_log.write(tick, status, dropped)
+        image = None if frame is None else masked(frame.image, self._masks)
+        self._record(tick, image)
         if self._window is not None:
-            image = None if frame is None else frame.image
             ahead = None if tick.fault else self._loop.look_ahead(action)
-            self._window.show(
-                tick, status, self._desk, image, None if ahead is None else ahead[self._model.monitor.shown]
-            )
+            shown = None if ahead is None else masked(drawable(ahead[self._model.monitor.shown]), self._masks)
+            self._window.show(tick, status, self._desk, image, shown)
+
+    def _record(self, tick: Tick, image: NDArray[np.uint8] | None) -> None:
+        raised, self._alarmed = tick.alarm.on and not self._alarmed, tick.alarm.on
+        if self._recorder is None or image is None or tick.surprise is None or tick.surprise.expected is None:
+            return
+        expected = masked(drawable(tick.surprise.expected), self._masks)
+        moment = Moment(image, expected, np.asarray(tick.surprise.map), tick.score)
+        self._recorder.take(moment, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}" if raised else None)
+
+    def _written(self, clip: str | None, why: str) -> None:
+        self._scribe.post([Entry("clip", clip or "clip", "", "written" if clip else "lost", why)])
 
     def _scored(self, frame: Frame | None, status: Status | Fault | None) -> tuple[Tick, NDArray[np.float32] | None]:
         """What the loop makes of it, and the action that it was under."""
@@ -122,6 +139,8 @@ class Watch:
         """Withdraws the request, and writes down why it ends."""
         if self._link is not None:
             self._link.close(self._loop.fault("stopped", self._time).command)
+        if self._recorder is not None:
+            self._recorder.close()
         mode = self._desk.mode.name.lower()
         self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._time:.2f}")])
         self._scribe.close()

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from runtime.registers import Mode
 from runtime.validate import read_toml
 
+Pixel = Annotated[int, Field(ge=0)]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -22,12 +24,14 @@ class CameraSettings(Section):
       loop: start a file or folder again at its end.
       replay: take every frame of a file or folder, as fast as the model can, instead of at its own pace.
       seed: of the embedded line.
+      masks: rectangles (left, top, width, height) of the model's picture that are neither shown nor recorded.
     """
 
     source: Annotated[str, Field(min_length=1)]
     loop: bool = False
     replay: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    masks: tuple[tuple[Pixel, Pixel, Pixel, Pixel], ...] = ()
 
 
 class PlcSettings(Section):
@@ -82,6 +86,14 @@ class PageSettings(Section):
         return self
 
 
+class RecorderSettings(Section):
+    """Clips of jams ahead: seconds from before to after the alarm, and how much they may take in all."""
+
+    before_s: Annotated[float, Field(ge=0, le=120)] = 5.0
+    after_s: Annotated[float, Field(gt=0, le=120)] = 10.0
+    most_mb: Annotated[float, Field(gt=0)] = 500.0
+
+
 class Settings(Section):
     """Everything. Relative paths start from the working directory."""
 
@@ -92,6 +104,7 @@ class Settings(Section):
     plc: PlcSettings | None = None
     act: ActSettings = ActSettings()
     page: PageSettings | None = None
+    recorder: RecorderSettings | None = None
 
     @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:

@@ -11,7 +11,6 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -19,6 +18,7 @@ from runtime.board import Board, Picture
 from runtime.desk import Desk
 from runtime.loop import Tick
 from runtime.plc import Fault
+from runtime.recorder import drawable
 from runtime.registers import Status, state_name
 from runtime.requests import Answer, parse
 from runtime.settings import PageSettings
@@ -30,8 +30,8 @@ LOUD = 2.0  # surprise that is drawn brightest
 class Window:
     """Shows one runtime. The page's process ends with it."""
 
-    def __init__(self, settings: PageSettings, journal: Path) -> None:
-        self._settings, self._journal = settings, journal
+    def __init__(self, settings: PageSettings, journal: Path, clips: Path) -> None:
+        self._settings, self._journal, self._clips = settings, journal, clips
         self._board = Board()
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mine.setblocking(False)
@@ -73,14 +73,14 @@ class Window:
         status: Status | Fault | None,
         desk: Desk,
         image: NDArray[np.uint8] | None,
-        ahead: Array | None,
+        ahead: NDArray[np.uint8] | None,
     ) -> None:
         """One turn: what is seen and foretold, and what stands."""
         pictures = [] if image is None else [Picture("camera", image)]
         if ahead is not None:
-            pictures.append(Picture("ahead", _bytes(np.asarray(ahead))))
+            pictures.append(Picture("ahead", ahead))
         if tick.surprise is not None:
-            pictures.append(Picture("map", _bytes(np.asarray(tick.surprise.map) / LOUD)))
+            pictures.append(Picture("map", drawable(tick.surprise.map / LOUD)))
         self._board.write({**_facts(tick, status), "mode": desk.mode.name.lower(), "alarms": desk.standing()}, pictures)
 
     def close(self) -> None:
@@ -90,11 +90,15 @@ class Window:
 
     def _start(self) -> subprocess.Popen[bytes]:
         descriptors = self._board.descriptor, self._theirs.fileno()
-        flags = dict(
-            zip(("--board", "--requests"), map(str, descriptors), strict=True),
-            **{"--journal": str(self._journal), "--host": self._settings.host, "--port": str(self._settings.port)},
-        )
-        words = [word for pair in flags.items() for word in pair]
+        flags = {
+            "--board": descriptors[0],
+            "--requests": descriptors[1],
+            "--journal": self._journal,
+            "--clips": self._clips,
+            "--host": self._settings.host,
+            "--port": self._settings.port,
+        }
+        words = [str(word) for pair in flags.items() for word in pair]
         return subprocess.Popen([sys.executable, "-m", "runtime.page.server", *words], pass_fds=descriptors)
 
     def _reply(self, answer: Answer) -> None:
@@ -102,10 +106,6 @@ class Window:
             self._mine.send(answer.model_dump_json().encode())
         except OSError:
             return  # nobody waits for it any more
-
-
-def _bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.clip(np.round(255 * picture), 0, 255).astype(np.uint8)
 
 
 def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Runtime:
         self.path, self.port, self.time = folder / "journal.db", port, 0.0
         self.scribe = Scribe(Journal(self.path))
         self.desk = Desk(self.scribe, Mode.SHADOW, "bundle 1234", frozenset(Mode) - {Mode.ACT})
-        self.window = Window(PageSettings(port=port), self.path)
+        self.window = Window(PageSettings(port=port), self.path, folder / "clips")
 
     def turn(self, *, alarm: bool = False, camera: str | None = None, plc: str | None = None) -> None:
         self.window.keep()
@@ -44,7 +44,7 @@ class Runtime:
         tick = Tick(self.time, score, state, command, camera)
         status = None if plc is None else Fault(plc)
         self.desk.take(tick, status, self.window.fault)
-        self.window.show(tick, status, self.desk, PICTURE, PICTURE / np.float32(255))
+        self.window.show(tick, status, self.desk, PICTURE, PICTURE)
         self.time += 0.1
 
     def turns(self, seconds: float, **facts: Any) -> None:

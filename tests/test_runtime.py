@@ -215,6 +215,7 @@ def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Pat
         camera__replay=True,
         plc__address="127.0.0.1:1",
         plc__registers=REGISTERS,
+        recorder__after_s=1.0,
     )
     process = start(settings)
     assert process.wait(120) == 0
@@ -227,6 +228,8 @@ def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Pat
     assert [(entry.kind, entry.after) for entry in (told[0], told[-1])] == [("start", "shadow"), ("stop", "")]
     lives = [(entry.before, entry.after) for entry in told if entry.name == "jam ahead"]
     assert lives == [("normal", "unacknowledged")]
+    (clip,) = [entry for entry in told if entry.kind == "clip"]
+    assert (tmp_path / "run" / "clips" / clip.name).stat().st_size > 1000
     would = [entry for entry in told if entry.kind == "would"]
     assert [(entry.before, entry.after) for entry in would] == [("no", "yes")]
     assert would[0].why.startswith("score ") and would[0].why.endswith(" s")

@@ -38,7 +38,10 @@ LOOK_S = 0.05
 ANSWER_S = 3.0
 ROWS = 200
 TOKEN = "FLINCH_TOKEN"
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src 'self'; "
+    "connect-src 'self'"
+)
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -52,6 +55,8 @@ class Flags:
     """File descriptor of the socket to ask through."""
     journal: Path
     """The journal."""
+    clips: Path
+    """Folder of the clips."""
     host: str
     """Address to listen at."""
     port: int
@@ -117,8 +122,8 @@ class Guard(BaseHTTPMiddleware):
         return response
 
 
-def application(board: Board, asker: Asker, path: Path) -> Starlette:
-    """The page over a board, a way to ask and a journal."""
+def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlette:
+    """The page over a board, a way to ask, a journal and a folder of clips."""
 
     async def page(_: Request) -> Response:
         return FileResponse(PAGE, headers={"cache-control": "no-store"})
@@ -130,6 +135,10 @@ def application(board: Board, asker: Asker, path: Path) -> Starlette:
         found = await asyncio.to_thread(lambda: list(journal.read(path)))
         told = [{"id": row.id, **{name: getattr(row.entry, name) for name in COLUMNS}} for row in found[-ROWS:]]
         return JSONResponse(told[::-1])
+
+    async def clip(request: Request) -> Response:
+        found = {file.name: file for file in clips.glob("*.mp4")}.get(request.path_params["name"])
+        return FileResponse(found) if found else PlainTextResponse("This clip is not kept any more.\n", 404)
 
     async def ask(request: Request) -> Response:
         try:
@@ -144,6 +153,7 @@ def application(board: Board, asker: Asker, path: Path) -> Starlette:
         Route("/", page),
         Route("/events", events),
         Route("/journal", rows),
+        Route("/clips/{name}", clip),
         Route("/ask", ask, methods=["POST"]),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Guard)])
@@ -170,7 +180,7 @@ def _url(picture: Picture) -> str:
 def main(flags: Flags) -> None:
     """Serves until the runtime is gone."""
     board, asker = Board(flags.board), Asker(flags.requests)
-    app = application(board, asker, flags.journal)
+    app = application(board, asker, flags.journal, flags.clips)
 
     async def serve() -> None:
         asker.listen()

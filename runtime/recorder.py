@@ -1,0 +1,148 @@
+"""The recorder: the last seconds in memory, and of every jam ahead a clip on disk, from before it to after it. Left to
+right: what was seen, what had been foretold for that moment, and what was seen with the surprise in red; the score as a
+bar below.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
+from typing import NamedTuple
+
+import imageio.v3 as imageio
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime.settings import RecorderSettings
+from wm.files import appearing
+
+SCALE, BAR = 4, 16
+LOUD_FROM, LOUD_FULL = 0.5, 2.0
+MOST_CLIPS = 4  # that wait to be written
+
+Picture = NDArray[np.uint8]
+
+
+class Moment(NamedTuple):
+    """One turn: pictures `[H, W, C]` seen and foretold, the map `[rows, columns]`, and the score."""
+
+    image: Picture
+    expected: Picture
+    map: NDArray[np.float32]
+    score: float
+
+
+class Recorder:
+    """Keeps the ring, and a thread that writes clips.
+
+    Args:
+      written: called with the name of a clip, or None and why it could not be written; from the thread.
+    """
+
+    def __init__(
+        self, settings: RecorderSettings, folder: Path, rate_hz: float, written: Callable[[str | None, str], None]
+    ) -> None:
+        self._settings, self._folder, self._rate_hz, self._written = settings, folder, rate_hz, written
+        self._before: deque[Moment] = deque(maxlen=max(1, round(settings.before_s * rate_hz)))
+        self._clip: list[Moment] = []
+        self._name, self._left = "", 0
+        self._queue: Queue[tuple[str, list[Moment]] | None] = Queue(MOST_CLIPS)
+        self._thread = Thread(target=self._write, name="recorder", daemon=True)
+        self._thread.start()
+
+    def take(self, moment: Moment, alarm: str | None) -> None:
+        """One turn; `alarm` names the clip of an alarm that came with it. Another one prolongs a clip that runs."""
+        if alarm is not None:
+            if not self._left:
+                self._name, self._clip = alarm, list(self._before)
+            self._left = max(1, round(self._settings.after_s * self._rate_hz))
+        self._before.append(moment)
+        if self._left:
+            self._clip.append(moment)
+            self._left -= 1
+            if not self._left:
+                self._hand_over()
+
+    def close(self) -> None:
+        """Writes what has been recorded so far."""
+        if self._left:
+            self._left = 0
+            self._hand_over()
+        try:
+            self._queue.put_nowait(None)
+        except Full:
+            return
+        self._thread.join(timeout=5.0)
+
+    def _hand_over(self) -> None:
+        try:
+            self._queue.put_nowait((self._name, self._clip))
+        except Full:
+            self._written(None, "the disk is too slow for clips")
+        self._clip = []
+
+    def _write(self) -> None:
+        while (item := self._queue.get()) is not None:
+            name, clip = item
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write(clip, self._folder / f"{name}.mp4", self._rate_hz)
+                keep(self._folder, self._settings.most_mb)
+            except OSError as error:
+                self._written(None, f"clip {name} could not be written ({error.strerror or error})")
+            else:
+                self._written(f"{name}.mp4", f"{len(clip) / self._rate_hz:.0f} s")
+
+
+def write(clip: list[Moment], path: Path, rate_hz: float) -> None:
+    """Writes a clip as H.264; it appears whole or not at all."""
+    loudest = max(2.0, *(moment.score for moment in clip))
+    with appearing(path) as file, imageio.imopen(file, "w", plugin="pyav", extension=".mp4") as video:
+        video.init_video_stream("libx264", fps=rate_hz)
+        for moment in clip:
+            video.write_frame(drawn(moment, loudest))
+
+
+def drawn(moment: Moment, loudest: float) -> Picture:
+    """A frame of a clip, `[4 H + 16, 12 W, 3]`."""
+    seen, expected = (_large(picture) for picture in (moment.image, moment.expected))
+    rows, columns = moment.map.shape
+    loud = np.kron(moment.map, np.ones((seen.shape[0] // rows, seen.shape[1] // columns)))[..., None]
+    strength = 0.7 * np.clip((loud - LOUD_FROM) / (LOUD_FULL - LOUD_FROM), 0, 1)
+    marked = ((1 - strength) * seen + strength * np.array([210, 40, 40])).astype(np.uint8)
+    whole = np.concatenate([seen, expected, marked], axis=1)
+    bar = np.full((BAR, whole.shape[1], 3), 40, np.uint8)
+    width = whole.shape[1] / loudest
+    bar[:, : round(width * moment.score)] = (210, 40, 40) if moment.score >= 1 else (80, 130, 180)
+    bar[:, round(width)] = 255
+    return np.concatenate([whole, bar])
+
+
+def _large(picture: Picture) -> Picture:
+    colours = picture if picture.shape[-1] == 3 else picture.repeat(3, axis=-1)
+    return colours.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+
+
+def keep(folder: Path, most_mb: float) -> None:
+    """Removes the oldest clips until the rest take no more than `most_mb`."""
+    clips = sorted(folder.glob("*.mp4"))
+    sizes = [clip.stat().st_size for clip in clips]
+    while clips and sum(sizes) > most_mb * 1e6:
+        clips.pop(0).unlink()
+        sizes.pop(0)
+
+
+def drawable(picture: ArrayLike) -> Picture:
+    """A picture in 0..1 as bytes."""
+    return np.clip(np.round(255 * np.asarray(picture)), 0, 255).astype(np.uint8)
+
+
+def masked(picture: Picture, masks: tuple[tuple[int, int, int, int], ...]) -> Picture:
+    """The picture with rectangles (left, top, width, height) greyed out, for people who shall not be recorded."""
+    if not masks:
+        return picture
+    copy = picture.copy()
+    for left, top, width, height in masks:
+        copy[top : top + height, left : left + width] = 128
+    return copy

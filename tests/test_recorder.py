@@ -1,0 +1,107 @@
+"""Clips of jams ahead: from before to after, whole or not at all, no more than may be kept, and nobody on them."""
+
+import threading
+import time
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from runtime import recorder
+from runtime.recorder import Moment, Recorder, keep, masked
+from runtime.settings import RecorderSettings
+
+SETTINGS = RecorderSettings(before_s=0.5, after_s=0.8)
+
+
+def moment(number: int, score: float = 0.5) -> Moment:
+    picture = np.full((16, 16, 3), 10 * (number % 25), np.uint8)
+    return Moment(picture, picture, np.zeros((2, 2), np.float32), score)
+
+
+def recorded(
+    folder: Path, alarms: dict[int, str], turns: int, settings: RecorderSettings = SETTINGS
+) -> list[str | None]:
+    told: list[str | None] = []
+    film = Recorder(settings, folder, 10.0, lambda name, why: told.append(name))
+    for number in range(turns):
+        film.take(moment(number), alarms.get(number))
+    film.close()
+    return told
+
+
+def frames(path: Path) -> list[int]:
+    """The number of the moment that each frame shows."""
+    return [round(float(frame[8:56, 8:56].mean()) / 10) for frame in imageio.imiter(path, plugin="pyav")]
+
+
+def test_a_clip_shows_what_came_before_the_alarm_and_after_it(tmp_path):
+    assert recorded(tmp_path, {9: "first"}, 25) == ["first.mp4"]
+    assert frames(tmp_path / "first.mp4") == [*range(4, 9), *range(9, 17)]
+    assert imageio.improps(tmp_path / "first.mp4", plugin="pyav").shape[1:] == (80, 192, 3)
+
+
+def test_an_alarm_at_the_start_has_what_there_is_before_it_and_one_at_the_end_what_there_is_after(tmp_path):
+    assert recorded(tmp_path, {2: "start", 20: "end"}, 23) == ["start.mp4", "end.mp4"]
+    assert frames(tmp_path / "start.mp4") == [*range(10)]
+    assert frames(tmp_path / "end.mp4") == [*range(15, 23)]
+
+
+def test_another_alarm_prolongs_a_clip_that_runs(tmp_path):
+    assert recorded(tmp_path, {6: "first", 10: "second"}, 25) == ["first.mp4"]
+    assert frames(tmp_path / "first.mp4") == [*range(1, 18)]
+
+
+def test_where_it_surprises_is_red_and_the_score_a_bar(tmp_path):
+    surprised = moment(5, score=1.0)._replace(map=np.array([[0.0, 3.0], [0.0, 0.0]], np.float32))
+    frame = recorder.drawn(surprised, 2.0).astype(int)
+    assert frame.shape == (64 + 16, 192, 3)
+    assert np.all(frame[:32, 160:192, 0] > frame[:32, 160:192, 1] + 80)
+    np.testing.assert_array_equal(frame[:64, :128], 50)
+    assert [tuple(frame[70, column]) for column in (0, 95, 96, 97)] == [(210, 40, 40)] * 2 + [(255,) * 3, (40,) * 3]
+
+
+def test_the_oldest_clips_go_when_there_are_too_many(tmp_path):
+    for number in range(4):
+        (tmp_path / f"2026{number}.mp4").write_bytes(bytes(1_000_000))
+    keep(tmp_path, 2.5)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["20262.mp4", "20263.mp4"]
+
+
+def test_a_disk_that_takes_nothing_is_told_and_leaves_no_half_clip(tmp_path, monkeypatch):
+    def full(clip, path, rate_hz):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recorder, "write", full)
+    told: list[tuple[str | None, str]] = []
+    film = Recorder(SETTINGS, tmp_path, 10.0, lambda name, why: told.append((name, why)))
+    film.take(moment(0), "first")
+    film.close()
+    assert told == [(None, "clip first could not be written (No space left on device)")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_disk_costs_the_loop_nothing_and_a_clip_is_told_lost(tmp_path, monkeypatch):
+    held, told = threading.Event(), []
+    monkeypatch.setattr(recorder, "write", lambda clip, path, rate_hz: held.wait())
+    film = Recorder(SETTINGS, tmp_path, 10.0, lambda name, why: told.append(why))
+    began = time.monotonic()
+    for number in range(200):
+        film.take(moment(number), str(number) if number % 20 == 0 else None)
+    assert time.monotonic() - began < 0.2
+    assert set(told) == {"the disk is too slow for clips"}
+    assert len(told) in {5, 6}
+    held.set()
+    film.close()
+
+
+@pytest.mark.parametrize("masks", [(), ((0, 0, 4, 8), (12, 12, 9, 9))])
+def test_what_is_masked_is_grey_and_the_rest_as_it_was(masks):
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
+    found = masked(picture, masks)
+    grey = np.zeros((16, 16), bool)
+    for left, top, width, height in masks:
+        grey[top : top + height, left : left + width] = True
+    assert np.all(found[grey] == 128)
+    np.testing.assert_array_equal(found[~grey], picture[~grey])
