@@ -96,12 +96,14 @@ class Watch:
             self._window.keep()
             self._window.hear(self._desk)
         self._loop.mode = self._desk.mode
+        began = monotonic()
         status = None if self._link is None else self._link.latest()
         tick, action = self._scored(frame, status)
         if self._link is not None:
             state = status.state if isinstance(status, Status) else None
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
             self._link.post(tick.command)
+        took_s = monotonic() - began
         self._desk.take(tick, status, None if self._window is None else self._window.fault)
         self._tick_log.write(tick, status, dropped)
         image = None if frame is None else masked(frame.image, self._masks)
@@ -109,7 +111,7 @@ class Watch:
         if self._window is not None:
             ahead = None if tick.fault else self._loop.look_ahead(action)
             shown = None if ahead is None else masked(drawable(ahead[self._model.monitor.shown]), self._masks)
-            self._window.show(tick, status, self._desk, image, shown)
+            self._window.show(tick, status, self._desk, image, shown, dropped, took_s)
 
     def _record(self, tick: Tick, image: NDArray[np.uint8] | None) -> None:
         raised, self._alarmed = tick.alarm.on and not self._alarmed, tick.alarm.on

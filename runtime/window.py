@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Window:
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mine.setblocking(False)
         self._process = self._start()
+        self._turns = 0
         self._ended_at: float | None = None
 
     @property
@@ -74,14 +75,20 @@ class Window:
         desk: Desk,
         image: NDArray[np.uint8] | None,
         ahead: NDArray[np.uint8] | None,
+        dropped: int,
+        took_s: float,
     ) -> None:
-        """One turn: what is seen and foretold, and what stands."""
+        """One turn: what is seen and foretold, and what stands; also how many frames nobody looked at so far, and how
+        long it took from the frame to the command.
+        """
         pictures = [] if image is None else [Picture("camera", image)]
         if ahead is not None:
             pictures.append(Picture("ahead", ahead))
         if tick.surprise is not None:
             pictures.append(Picture("map", drawable(tick.surprise.map / LOUD)))
-        self._board.write({**_facts(tick, status), "mode": desk.mode.name.lower(), "alarms": desk.standing()}, pictures)
+        self._turns += 1
+        told = {"turns": self._turns, "dropped": dropped, "took_s": took_s, "mode": desk.mode.name.lower()}
+        self._board.write({**_facts(tick, status), **told, "alarms": desk.standing()}, pictures)
 
     def close(self) -> None:
         self._process.terminate()
@@ -117,6 +124,7 @@ def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
         case None:
             plc, in_force = "none", False
     return {
+        "at": time(),
         "time": round(tick.time, 2),
         "score": None if tick.fault else round(tick.score, 3),
         "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 3),

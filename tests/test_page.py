@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import journal
 from runtime.alarm import AlarmState
@@ -44,7 +45,7 @@ class Runtime:
         tick = Tick(self.time, score, state, command, camera)
         status = None if plc is None else Fault(plc)
         self.desk.take(tick, status, self.window.fault)
-        self.window.show(tick, status, self.desk, PICTURE, PICTURE)
+        self.window.show(tick, status, self.desk, PICTURE, PICTURE, 3, 0.004)
         self.time += 0.1
 
     def turns(self, seconds: float, **facts: Any) -> None:
@@ -101,6 +102,33 @@ def test_the_page_is_for_this_machine_alone_and_nothing_is_changed_from_another_
     assert running.request("POST", "/ask", asked, {})[0] == 403
     running.turns(0.3)
     assert running.desk.mode is Mode.SHADOW
+
+
+def test_machines_are_told_whether_it_is_well_and_its_figures(running: Runtime) -> None:
+    running.turn()
+    assert running.get("/healthz") == (200, b"well\n")
+    samples = {sample.name: sample.value for sample in figures(running)}
+    assert samples["flinch_well"] == 1
+    assert samples["flinch_score"] == 0.25
+    assert samples["flinch_frames_dropped_total"] == 3
+    assert samples["flinch_turn_seconds"] == 0.004
+    turns = samples["flinch_turns_total"]
+    running.turn(alarm=True)
+    samples = {sample.name: sample.value for sample in figures(running)}
+    assert (samples["flinch_turns_total"], samples["flinch_alarm"]) == (turns + 1, 1)
+    assert ("flinch_alarm_standing", {"name": "jam ahead"}) in [(each.name, each.labels) for each in figures(running)]
+    running.turn(camera="the camera's picture is blank")
+    assert running.get("/healthz") == (503, b"the camera's picture is blank\n")
+    assert "flinch_score" not in {sample.name for sample in figures(running)}
+    running.turn()
+    time.sleep(1.2)
+    status, told = running.get("/healthz")
+    assert (status, told.startswith(b"the runtime has not turned for 1.")) == (503, True)
+
+
+def figures(running: Runtime) -> list[Any]:
+    text = running.get("/metrics")[1].decode()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def test_what_is_asked_is_done_and_durable_once_it_is_answered(running: Runtime) -> None:

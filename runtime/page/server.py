@@ -22,6 +22,7 @@ from typing import Any
 import tyro
 import uvicorn
 from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -32,6 +33,7 @@ from starlette.routing import Route
 from runtime import journal
 from runtime.board import Board, Picture
 from runtime.journal import COLUMNS
+from runtime.page.health import ailing, metrics
 
 PAGE = Path(__file__).with_name("page.html")
 LOOK_S = 0.05
@@ -149,7 +151,20 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
             return JSONResponse({"done": False, "told": "that is not a request"}, 400)
         return JSONResponse(await asker.ask(asked))
 
+    def facts() -> dict[str, Any] | None:
+        found = board.read()
+        return None if found is None else found[1]
+
+    async def healthz(_: Request) -> Response:
+        why = ailing(facts())
+        return PlainTextResponse(f"{why or 'well'}\n", 503 if why else 200)
+
+    async def figures(_: Request) -> Response:
+        return Response(metrics(facts()), media_type=CONTENT_TYPE_LATEST)
+
     routes = [
+        Route("/healthz", healthz),
+        Route("/metrics", figures),
         Route("/", page),
         Route("/events", events),
         Route("/journal", rows),

@@ -1,0 +1,57 @@
+"""What machines ask of the runtime: whether it is well, and its figures for Prometheus."""
+
+from collections.abc import Iterator
+from time import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+FRESH_S = 1.0
+Facts = dict[str, Any]
+
+
+def ailing(facts: Facts | None) -> str | None:
+    """Why the runtime is not well by its latest turn, None where it is."""
+    if facts is None:
+        return "the runtime has not turned yet"
+    age = time() - facts["at"]
+    if age > FRESH_S:
+        return f"the runtime has not turned for {age:.1f} s"
+    if facts["camera"] != "fresh":
+        return str(facts["camera"])
+    standing = {alarm["name"] for alarm in facts["alarms"] if alarm["life"] in {"unacknowledged", "acknowledged"}}
+    return next((f"{name} is at fault" for name in ("PLC", "journal") if name in standing), None)
+
+
+class Figures(Collector):
+    """The latest turn as metrics."""
+
+    def __init__(self, facts: Facts | None) -> None:
+        self._facts = facts
+
+    def collect(self) -> Iterator[Metric]:
+        facts = self._facts
+        yield GaugeMetricFamily("flinch_well", "1 while camera, PLC and journal are in order.", int(not ailing(facts)))
+        if facts is None:
+            return
+        yield CounterMetricFamily("flinch_turns", "Turns of the loop.", facts["turns"])
+        yield CounterMetricFamily("flinch_frames_dropped", "Frames that nobody looked at.", facts["dropped"])
+        yield GaugeMetricFamily("flinch_turn_seconds", "From the last frame to its command.", facts["took_s"])
+        yield GaugeMetricFamily("flinch_alarm", "1 while a jam is ahead.", int(facts["alarm"]))
+        yield GaugeMetricFamily("flinch_speed_request", "Of full speed; 1 asks for nothing.", facts["request"])
+        for name in ("score", "drift"):
+            if facts[name] is not None:
+                yield GaugeMetricFamily(f"flinch_{name}", "1 is the threshold.", facts[name])
+        standing = GaugeMetricFamily("flinch_alarm_standing", "1 for every alarm in the list.", labels=["name"])
+        for alarm in facts["alarms"]:
+            standing.add_metric([alarm["name"]], 1)
+        yield standing
+
+
+def metrics(facts: Facts | None) -> bytes:
+    """The text that Prometheus reads."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Figures(facts))
+    return generate_latest(registry)
