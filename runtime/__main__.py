@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+from pythonjsonlogger.json import JsonFormatter
 
 from wm.errors import InputError, interrupted, refuse
 
@@ -57,6 +58,10 @@ def main(flags: Flags) -> int:
         settings = read_settings(flags.settings)
         if flags.what == "check":
             return check(settings)
+        if settings.logs == "json":
+            fields = {"asctime": "at", "levelname": "level"}
+            written = JsonFormatter("%(asctime)s %(levelname)s %(message)s", rename_fields=fields)
+            logging.getLogger().handlers[0].setFormatter(written)
         run(settings)
         return 0
     if flags.seeds and flags.out is None:

@@ -24,6 +24,7 @@ from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Scribe
 from runtime.settings import Settings
+from runtime.systemd import notify
 from runtime.window import Window
 from wm import bundle
 from wm.bundle import Bundle
@@ -54,8 +55,10 @@ def run(settings: Settings) -> None:
             frame = camera.next()
             if frame is not None or not camera.ended:
                 watch.turn(frame, camera.dropped)
+                notify("READY=1\nWATCHDOG=1")
         why = "told to stop" if stop.is_set() else "the camera ended"
     finally:
+        notify("STOPPING=1")
         watch.close(why)
         camera.close()
 

@@ -95,10 +95,15 @@ class RecorderSettings(Section):
 
 
 class Settings(Section):
-    """Everything. Relative paths start from the working directory."""
+    """Everything. Relative paths start from the working directory.
+
+    Attributes:
+      logs: how the log on standard error is written, a line or a JSON object an event.
+    """
 
     bundle: Path
     out: Path
+    logs: Literal["text", "json"] = "text"
     mode: Literal["off", "shadow", "advise", "act"] = "shadow"
     camera: CameraSettings
     plc: PlcSettings | None = None

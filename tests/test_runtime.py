@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -385,3 +386,26 @@ def test_a_check_tells_every_fault_and_not_just_the_first(shop: Path, tmp_path: 
     assert told.count("FAULT") == 2
     assert "nothing.mp4" in told
     assert "no connection; check address" in told
+
+
+def test_systemd_is_told_that_it_is_ready_that_it_turns_and_that_it_stops_and_logs_are_json(
+    shop: Path, tmp_path: Path, monkeypatch
+) -> None:
+    settings = settings_file(
+        tmp_path, bundle=shop / "anxious", logs="json", camera__source=shop / "belt.mp4", camera__replay=True
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        process = start(settings)
+        told = [manager.recv(100)]
+        while told[-1] != b"STOPPING=1":
+            told.append(manager.recv(100))
+        assert process.wait(60) == 0
+    assert told == [b"READY=1\nWATCHDOG=1"] * 30 + [b"STOPPING=1"]
+    assert process.stderr is not None
+    logged = [json.loads(line) for line in process.stderr.read().splitlines() if line.startswith("{")]
+    assert logged[0]["level"] == "INFO"
+    assert logged[0]["message"].startswith("alarm at ")
+    assert logged[0]["at"]
