@@ -36,11 +36,13 @@ class Frame(NamedTuple):
       image: [H, W, C] uint8.
       time: seconds by the source's clock.
       run: number of the unbroken run it belongs to; after a gap a new one begins.
+      arrived: when it came, by the monotonic clock.
     """
 
     image: NDArray[np.uint8]
     time: float
     run: int
+    arrived: float = 0.0
 
 
 class BrokenOffError(Exception):
@@ -71,7 +73,7 @@ class Replay:
     def next(self) -> Frame | None:
         frame = next(self._frames, None)
         self.ended = frame is None
-        return frame
+        return frame and frame._replace(arrived=monotonic())
 
     def close(self) -> None:
         self.ended = True
@@ -150,7 +152,8 @@ class Live:
     def _put(self, frame: Frame) -> None:
         with self._bell:
             self.dropped += self._slot is not None
-            self._slot = frame, monotonic()
+            now = monotonic()
+            self._slot = frame._replace(arrived=frame.arrived or now), now
             self._bell.notify()
 
 
@@ -201,7 +204,7 @@ def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
                     continue
                 due = max(due + 1 / spec.rate_hz, now - 1 / spec.rate_hz)
                 rgb = np.asarray(picture.to_ndarray(format="rgb24"), np.uint8)
-                yield Frame(video.prepare(rgb, spec), now, 0)
+                yield Frame(video.prepare(rgb, spec), now, 0, now)
     except (av.FFmpegError, OSError) as error:
         raise BrokenOffError(error.strerror or type(error).__name__) from error
     except IndexError as error:

@@ -133,16 +133,20 @@ class PlcLink:
     def __init__(self, client: PlcClient) -> None:
         self._client = client
         self._bell = Condition()
-        self._mail: tuple[Command, float] | None = None
+        self._mail: tuple[Command, float, float] | None = None
         self._stopping = False
         self._outcome: tuple[Status | Fault, float] = NOT_YET, monotonic()
+        self.latency_s: float | None = None  # from the camera's frame until the PLC had its command, of the last one
         self._thread = Thread(target=self._run, name="plc", daemon=True)
         self._thread.start()
 
-    def post(self, command: Command) -> None:
-        """Hands over a command; it replaces one that has not been sent yet."""
+    def post(self, command: Command, since: float | None = None) -> None:
+        """Hands over a command for a frame that came at `since`, by the monotonic clock; it replaces one that has not
+        been sent yet.
+        """
+        now = monotonic()
         with self._bell:
-            self._mail = command, monotonic()
+            self._mail = command, now, now if since is None else since
             self._bell.notify()
 
     def latest(self) -> Status | Fault:
@@ -167,3 +171,5 @@ class PlcLink:
             fresh = mail is not None and monotonic() - mail[1] <= STALE_S
             outcome = self._client.exchange(mail[0]) if mail is not None and fresh else self._client.read()
             self._outcome = outcome, monotonic()
+            if mail is not None and isinstance(outcome, Status):
+                self.latency_s = self._outcome[1] - mail[2]

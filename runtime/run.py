@@ -22,7 +22,7 @@ from runtime.loop import Loop, Tick
 from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
 from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
-from runtime.scribe import Scribe
+from runtime.scribe import Lines, Scribe
 from runtime.settings import Settings
 from runtime.systemd import notify
 from runtime.window import Window
@@ -76,8 +76,8 @@ class Watch:
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
         self._loop.warm_up()
-        self._ticks = open_log(settings.out)
-        self._tick_log = TickLog(self._ticks)
+        self._lines = Lines(open_log(settings.out))
+        self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"
         self._scribe = Scribe(Journal(journal))
         about = f"bundle {bundle.digest(settings.bundle)}"
@@ -99,22 +99,21 @@ class Watch:
             self._window.keep()
             self._window.hear(self._desk)
         self._loop.mode = self._desk.mode
-        began = monotonic()
         status = None if self._link is None else self._link.latest()
         tick, action = self._scored(frame, status)
         if self._link is not None:
             state = status.state if isinstance(status, Status) else None
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
-            self._link.post(tick.command)
-        took_s = monotonic() - began
+            self._link.post(tick.command, None if frame is None else frame.arrived)
+        latency_s = None if self._link is None else self._link.latency_s
         self._desk.take(tick, status, None if self._window is None else self._window.fault)
-        self._tick_log.write(tick, status, dropped)
+        self._tick_log.write(tick, status, dropped, latency_s)
         image = None if frame is None else masked(frame.image, self._masks)
         self._record(tick, image)
         if self._window is not None:
             ahead = None if tick.fault else self._loop.look_ahead(action)
             shown = None if ahead is None else masked(drawable(ahead[self._model.monitor.shown]), self._masks)
-            self._window.show(tick, status, self._desk, image, shown, dropped, took_s)
+            self._window.show(tick, status, self._desk, image, shown, dropped, latency_s)
 
     def _record(self, tick: Tick, image: NDArray[np.uint8] | None) -> None:
         raised, self._alarmed = tick.alarm.on and not self._alarmed, tick.alarm.on
@@ -149,7 +148,7 @@ class Watch:
         mode = self._desk.mode.name.lower()
         self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._time:.2f}")])
         self._scribe.close()
-        self._ticks.close()
+        self._lines.close()
         if self._window is not None:
             self._window.close()
 
@@ -235,11 +234,11 @@ class TickLog:
     """One JSON line a tick, `at` by the wall clock and `time` by the source's; a line in the log where something
     changes."""
 
-    def __init__(self, ticks: IO[str]) -> None:
-        self._ticks = ticks
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         self._alarm, self._fault, self._plc = False, "", NOT_YET.reason
 
-    def write(self, tick: Tick, status: Status | Fault | None, dropped: int) -> None:
+    def write(self, tick: Tick, status: Status | Fault | None, dropped: int, latency_s: float | None) -> None:
         plc_fault = status.reason if isinstance(status, Fault) else ""
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -254,8 +253,9 @@ class TickLog:
             "plc": plc_fault or None,
             "in_force": isinstance(status, Status) and status.in_force,
             "dropped": dropped,
+            "latency_ms": None if latency_s is None else round(1000 * latency_s, 2),
         }
-        self._ticks.write(json.dumps(line) + "\n")
+        self._lines.put(json.dumps(line))
         if tick.alarm.on != self._alarm:
             log.info("%s at %.1f s, score %.2f", "alarm" if tick.alarm.on else "alarm ends", tick.time, tick.score)
         if (tick.fault or "") != self._fault:

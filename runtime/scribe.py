@@ -1,10 +1,13 @@
-"""A thread that writes the journal, so that the loop never waits for a disk."""
+"""Threads that write the journal and other files, so that the loop never waits for a disk."""
 
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from queue import Full, Queue
 from threading import Condition, Thread
 from time import monotonic
+from typing import IO
 
 from runtime.journal import Entry, Journal, now
 
@@ -95,3 +98,31 @@ class Scribe:
                 self._bell.notify_all()
             for then in afterwards:
                 then()
+
+
+class Lines:
+    """Appends lines to a text file from a thread. While the disk does not take them, what is beyond `MOST_WAITING` is
+    dropped.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._queue: Queue[str | None] = Queue(MOST_WAITING)
+        self._thread = Thread(target=self._run, name="lines", daemon=True)
+        self._thread.start()
+
+    def put(self, line: str) -> None:
+        with suppress(Full):
+            self._queue.put_nowait(line)
+
+    def close(self) -> None:
+        """Writes what is left if the disk takes it in time."""
+        with suppress(Full):
+            self._queue.put_nowait(None)
+        self._thread.join(timeout=2 * RETRY_S)
+
+    def _run(self) -> None:
+        with self._file:
+            while (line := self._queue.get()) is not None:
+                with suppress(OSError):
+                    self._file.write(line + "\n")

@@ -76,10 +76,10 @@ class Window:
         image: NDArray[np.uint8] | None,
         ahead: NDArray[np.uint8] | None,
         dropped: int,
-        took_s: float,
+        latency_s: float | None,
     ) -> None:
         """One turn: what is seen and foretold, and what stands; also how many frames nobody looked at so far, and how
-        long it took from the frame to the command.
+        long the last command took from the camera's frame until the PLC had it.
         """
         pictures = [] if image is None else [Picture("camera", image)]
         if ahead is not None:
@@ -87,7 +87,7 @@ class Window:
         if tick.surprise is not None:
             pictures.append(Picture("map", drawable(tick.surprise.map / LOUD)))
         self._turns += 1
-        told = {"turns": self._turns, "dropped": dropped, "took_s": took_s, "mode": desk.mode.name.lower()}
+        told = {"turns": self._turns, "dropped": dropped, "latency_s": latency_s, "mode": desk.mode.name.lower()}
         self._board.write({**_facts(tick, status), **told, "alarms": desk.standing()}, pictures)
 
     def close(self) -> None:

@@ -111,7 +111,7 @@ def test_machines_are_told_whether_it_is_well_and_its_figures(running: Runtime) 
     assert samples["flinch_well"] == 1
     assert samples["flinch_score"] == 0.25
     assert samples["flinch_frames_dropped_total"] == 3
-    assert samples["flinch_turn_seconds"] == 0.004
+    assert samples["flinch_camera_to_register_seconds"] == 0.004
     turns = samples["flinch_turns_total"]
     running.turn(alarm=True)
     samples = {sample.name: sample.value for sample in figures(running)}

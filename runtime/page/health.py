@@ -38,12 +38,15 @@ class Figures(Collector):
             return
         yield CounterMetricFamily("flinch_turns", "Turns of the loop.", facts["turns"])
         yield CounterMetricFamily("flinch_frames_dropped", "Frames that nobody looked at.", facts["dropped"])
-        yield GaugeMetricFamily("flinch_turn_seconds", "From the last frame to its command.", facts["took_s"])
         yield GaugeMetricFamily("flinch_alarm", "1 while a jam is ahead.", int(facts["alarm"]))
         yield GaugeMetricFamily("flinch_speed_request", "Of full speed; 1 asks for nothing.", facts["request"])
-        for name in ("score", "drift"):
-            if facts[name] is not None:
-                yield GaugeMetricFamily(f"flinch_{name}", "1 is the threshold.", facts[name])
+        latency = "From the camera's frame until the PLC had its command."
+        gauges = {
+            "score": ("flinch_score", "1 is the threshold."),
+            "drift": ("flinch_drift", "1 is the threshold."),
+            "latency_s": ("flinch_camera_to_register_seconds", latency),
+        }
+        yield from (GaugeMetricFamily(*gauges[name], facts[name]) for name in gauges if facts[name] is not None)
         standing = GaugeMetricFamily("flinch_alarm_standing", "1 for every alarm in the list.", labels=["name"])
         for alarm in facts["alarms"]:
             standing.add_metric([alarm["name"]], 1)
