@@ -20,6 +20,7 @@ DEADLINE_S = 0.2
 BACKOFF_S = 0.1, 1.0  # shortest and longest pause before the next attempt
 POLL_S = 0.05
 STALE_S = 0.5
+REFRESH_S = 0.02
 
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # faults are returned, and logged by who acts on them
 
@@ -127,14 +128,15 @@ def _reason(error: Exception) -> str:
 
 
 class PlcLink:
-    """A thread that talks to the PLC, so that the loop never waits: it posts commands (the latest wins) and looks at
-    what came back last. Without a command it polls the status, every 50 ms."""
+    """A thread that talks to the PLC, so that the loop hardly waits: it posts commands (the latest wins) and looks at
+    what came back last. Without a command it polls the status, every 50 ms, or at once when the loop asks.
+    """
 
     def __init__(self, client: PlcClient) -> None:
         self._client = client
         self._bell = Condition()
         self._mail: tuple[Command, float, float] | None = None
-        self._stopping = False
+        self._asked = self._stopping = False
         self._outcome: tuple[Status | Fault, float] = NOT_YET, monotonic()
         self.latency_s: float | None = None  # from the camera's frame until the PLC had its command, of the last one
         self._thread = Thread(target=self._run, name="plc", daemon=True)
@@ -147,7 +149,19 @@ class PlcLink:
         now = monotonic()
         with self._bell:
             self._mail = command, now, now if since is None else since
-            self._bell.notify()
+            self._bell.notify_all()
+
+    def refreshed(self) -> Status | Fault:
+        """The status as of now, so that tags are as old as the frame that they go with. Waits for it `REFRESH_S` at
+        most, and not at all while the PLC is at fault; then the last one has to do.
+        """
+        called = monotonic()
+        if isinstance(self.latest(), Status):
+            with self._bell:
+                self._asked = True
+                self._bell.notify_all()
+                self._bell.wait_for(lambda: self._outcome[1] > called and not self._asked, timeout=REFRESH_S)
+        return self.latest()
 
     def latest(self) -> Status | Fault:
         """The outcome of the last exchange, if it is not older than `STALE_S`."""
@@ -166,10 +180,13 @@ class PlcLink:
         stopping = False
         while not stopping:
             with self._bell:
-                self._bell.wait_for(lambda: self._mail or self._stopping, timeout=POLL_S)
+                self._bell.wait_for(lambda: self._mail or self._asked or self._stopping, timeout=POLL_S)
                 mail, self._mail, stopping = self._mail, None, self._stopping
+                self._asked = False
             fresh = mail is not None and monotonic() - mail[1] <= STALE_S
             outcome = self._client.exchange(mail[0]) if mail is not None and fresh else self._client.read()
-            self._outcome = outcome, monotonic()
-            if mail is not None and isinstance(outcome, Status):
-                self.latency_s = self._outcome[1] - mail[2]
+            with self._bell:
+                self._outcome = outcome, monotonic()
+                if mail is not None and isinstance(outcome, Status):
+                    self.latency_s = self._outcome[1] - mail[2]
+                self._bell.notify_all()

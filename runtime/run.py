@@ -99,7 +99,7 @@ class Watch:
             self._window.keep()
             self._window.hear(self._desk)
         self._loop.mode = self._desk.mode
-        status = None if self._link is None else self._link.latest()
+        status = None if self._link is None else self._link.refreshed()
         tick, action = self._scored(frame, status)
         if self._link is not None:
             state = status.state if isinstance(status, Status) else None

@@ -221,3 +221,41 @@ def test_a_link_to_nobody_keeps_trying_and_never_makes_the_loop_wait() -> None:
             time.sleep(0.05)
         assert isinstance(link.latest(), Status)
         link.close(SLOW)
+
+
+def test_a_refreshed_status_is_of_now_and_not_of_the_last_poll() -> None:
+    with server.running() as plc:
+        link = PlcLink(PlcClient(plc.address, MAP))
+        while not isinstance(link.latest(), Status):
+            time.sleep(0.01)
+        behind = []
+        for _ in range(30):
+            time.sleep(0.033)
+            link.refreshed()
+            called = time.monotonic()
+            status = link.refreshed()
+            assert isinstance(status, Status)
+            assert link._outcome[1] >= called
+            behind.append(time.monotonic() - called)
+        assert sorted(behind)[15] < 0.01
+        link.close(SLOW)
+
+
+def test_a_frozen_plc_costs_the_loop_a_fiftieth_of_a_second_until_it_is_a_fault_and_then_nothing() -> None:
+    with server.running() as plc:
+        link = PlcLink(PlcClient(plc.address, MAP))
+        while not isinstance(link.latest(), Status):
+            time.sleep(0.01)
+        os.kill(plc.pid, signal.SIGSTOP)
+        costs = []
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            called = time.monotonic()
+            outcome = link.refreshed()
+            costs.append((isinstance(outcome, Fault), time.monotonic() - called))
+            time.sleep(0.05)
+        os.kill(plc.pid, signal.SIGCONT)
+        assert sorted(cost for _, cost in costs)[-2] < 0.05
+        assert costs[-1][0]
+        assert costs[-1][1] < 0.01
+        link.close(SLOW)
