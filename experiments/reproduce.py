@@ -136,6 +136,7 @@ JOBS = (
     Job("hrss", "hrss", "--data-dir {data} --report {out}/reports", "--steps 2 --seeds 0", "hrss"),
     Job("skab", "skab", "--data-dir {data} --report {out}/reports", "--steps 2 --seeds 0", "skab"),
     Job("benchmark", "benchmark", "--bundle {out}/bundle --report {out}/reports", None),
+    Job("benchmark_runtime", "benchmark_runtime", "--bundle {out}/bundle --report {out}/reports", None),
     Job("benchmark_data", "benchmark_data", "--report {out}/reports", None),
 )
 
