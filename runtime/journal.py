@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from filelock import FileLock, Timeout
+
 from wm.errors import InputError
 
 Kind = Literal["start", "stop", "mode", "alarm", "plc", "would", "clip", "lost"]
@@ -57,10 +59,15 @@ class Journal:
     """The one writer of a journal.
 
     Raises:
-      InputError: the file cannot be opened, or is no journal.
+      InputError: the file cannot be opened, is no journal, or has a writer already.
     """
 
     def __init__(self, path: Path) -> None:
+        self._lock = FileLock(f"{path}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"{path}: another runtime writes to it; stop that one, or choose another 'out'.") from None
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=0.0, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode = WAL")
@@ -96,6 +103,7 @@ class Journal:
 
     def close(self) -> None:
         self._connection.close()
+        self._lock.release()
 
 
 def now() -> str:

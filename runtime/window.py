@@ -24,6 +24,7 @@ from runtime.requests import Answer, parse
 from runtime.settings import PageSettings
 
 RESTART_S = 1.0
+MOST_ASKED = 8  # of a turn; the rest waits for the next
 LOUD = 2.0  # surprise that is drawn brightest
 
 
@@ -56,7 +57,7 @@ class Window:
 
     def hear(self, desk: Desk) -> None:
         """Does what operators have asked since the last turn."""
-        while True:
+        for _ in range(MOST_ASKED):
             try:
                 asked = self._mine.recv(1 << 16)
             except (BlockingIOError, ConnectionError):

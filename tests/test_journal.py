@@ -70,6 +70,14 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path):
         list(journal.read(tmp_path / "nowhere.db"))
 
 
+def test_a_journal_has_one_writer(written):
+    first = Journal(written)
+    with pytest.raises(InputError, match="another runtime writes to it"):
+        Journal(written)
+    first.close()
+    Journal(written).close()
+
+
 WRITER = """
 import sys
 from pathlib import Path
