@@ -1,4 +1,6 @@
-"""Cameras: a video file or a folder of pictures, an RTSP stream, or the embedded line. The latest frame wins."""
+"""Cameras: a video file or a folder of pictures, an RTSP stream, a USB device, or the embedded line. The latest frame
+wins.
+"""
 
 import logging
 import multiprocessing
@@ -25,6 +27,7 @@ from wm.errors import InputError
 log = logging.getLogger("flinch")
 
 FRAME_AGE_S = 0.25
+CAPTURE = "v4l2"  # what FFmpeg calls devices of Video4Linux
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
 OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these
 
@@ -168,8 +171,9 @@ def open_camera(settings: Settings, spec: FootageSpec) -> Camera:
     if camera.source == "line":
         port = int(settings.plc.address.rpartition(":")[2]) if settings.plc else 0
         return Live(lambda: _line(camera.seed, port, spec), age_s=age_s, endless=False)
-    if "://" in camera.source:
-        return Live(lambda: _stream(camera.source, spec), age_s=age_s, endless=True)
+    if camera.live:
+        kind = CAPTURE if camera.device else None
+        return Live(lambda: _stream(camera.source, spec, kind), age_s=age_s, endless=True)
     frames = _file(Path(camera.source), spec, loop=camera.loop)
     frames = chain([next(frames)], frames)
     return Replay(frames) if camera.replay else Live(lambda: _paced(frames), age_s=age_s, endless=False)
@@ -192,12 +196,13 @@ def _paced(frames: Iterator[Frame]) -> Iterator[Frame]:
         yield frame
 
 
-def _stream(url: str, spec: FootageSpec) -> Iterator[Frame]:
-    """Frames of a network stream at the model's rate, by the time of their arrival; BrokenOffError where it fails."""
+def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
+    """Frames of a network stream, or of a device of this `kind`, at the model's rate, by the time of their arrival;
+    BrokenOffError where it fails.
+    """
+    options = {"fflags": "nobuffer"} if kind else {"rtsp_transport": "tcp", "fflags": "nobuffer"}
     try:
-        with av.open(
-            url, timeout=(OPEN_S, READ_S), options={"rtsp_transport": "tcp", "fflags": "nobuffer"}
-        ) as container:
+        with av.open(url, format=kind, timeout=(OPEN_S, READ_S), options=options) as container:
             due = monotonic()
             for picture in container.decode(video=0):
                 if (now := monotonic()) < due:

@@ -20,7 +20,8 @@ class CameraSettings(Section):
     """Where pictures come from.
 
     Attributes:
-      source: "line" for the embedded line, an rtsp:// address, or the path of a video file or of a folder of pictures.
+      source: "line" for the embedded line, an rtsp:// address, a device such as /dev/video0, or the path of a video
+        file or of a folder of pictures.
       loop: start a file or folder again at its end.
       replay: take every frame of a file or folder, as fast as the model can, instead of at its own pace.
       seed: of the embedded line.
@@ -32,6 +33,15 @@ class CameraSettings(Section):
     replay: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     masks: tuple[tuple[Pixel, Pixel, Pixel, Pixel], ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a camera, and no recording of one."""
+        return "://" in self.source or self.device
+
+    @property
+    def device(self) -> bool:
+        return self.source.startswith("/dev/")
 
 
 class PlcSettings(Section):
@@ -113,7 +123,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:
-        if self.plc is None or self.plc.loopback or "://" in self.camera.source:
+        if self.plc is None or self.plc.loopback or self.camera.live:
             return self
         if self.camera.source == "line":
             raise ValueError(

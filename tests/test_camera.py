@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import camera as camera_module
 from runtime.camera import Camera, Frame, Live, open_camera
 from runtime.settings import CameraSettings, Settings
 from wm.config import FootageSpec
@@ -186,3 +188,20 @@ def test_the_embedded_line_is_a_camera_at_real_time_pace() -> None:
 def test_a_bundle_of_other_pictures_cannot_watch_the_embedded_line() -> None:
     with pytest.raises(InputError, match="not trained on the embedded line"):
         everything(camera_of("line"))
+
+
+def test_a_device_that_is_not_there_is_waited_for() -> None:
+    camera = camera_of("/dev/video99")
+    assert camera.next() is None
+    assert not camera.ended
+    camera.close()
+
+
+def test_a_device_is_read_at_the_rate_of_the_model() -> None:
+    pictures = camera_module._stream("testsrc=rate=30:size=64x48", SPEC, "lavfi")
+    began = time.monotonic()
+    frames = list(islice(pictures, 6))
+    assert all(frame.image.shape == (16, 16, 3) for frame in frames)
+    assert np.ptp(frames[0].image) > 100
+    assert frames[-1].time - frames[0].time >= 0.45
+    assert time.monotonic() - began < 5.0
