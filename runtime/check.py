@@ -12,7 +12,7 @@ from rich.console import Console
 from runtime import sight
 from runtime.camera import Camera, open_camera
 from runtime.loop import Loop
-from runtime.plc import Fault, PlcClient
+from runtime.plc import Fault, PlcClient, connect
 from runtime.registers import RegisterMap, Status, read_map, state_name
 from runtime.run import Tags, alarm_settings, load
 from runtime.settings import Settings
@@ -84,7 +84,7 @@ def _plc(settings: Settings, loaded: list[Bundle]) -> str:
     plc, registers = settings.plc, read_map(settings.plc.registers)
     if loaded:
         Tags.of(registers, loaded[0].spec, settings)
-    with closing(PlcClient(plc.address, registers, unit=plc.unit)) as client:
+    with closing(connect(plc, registers)) as client:
         first = _answer(client)
         sleep(SCANS_S)
         second = _answer(client)

@@ -6,15 +6,19 @@ it (see runtime/line/program.py). Sequence numbers go on from the last one that 
 """
 
 import logging
+from socket import socket
+from ssl import PROTOCOL_TLS_CLIENT, SSLContext, SSLSocket
 from threading import Condition, Thread
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pymodbus.client import ModbusTcpClient
+from pymodbus.client import ModbusTcpClient, ModbusTlsClient
 from pymodbus.exceptions import ConnectionException, ModbusException, ModbusIOException
 from pymodbus.pdu import ModbusPDU
 
 from runtime.registers import COMMAND_WORDS, WORD, Command, RegisterMap, Status, encode_command, follows
+from runtime.settings import PlcSettings, TlsSettings
+from wm.errors import InputError
 
 DEADLINE_S = 0.2
 BACKOFF_S = 0.1, 1.0  # shortest and longest pause before the next attempt
@@ -41,12 +45,24 @@ class PlcClient:
       address: "host:port".
       unit: Modbus unit identifier.
       deadline_s: of an exchange; it is looked at before each of its requests, and each may wait for what is left.
+      tls: with which certificates, None for a connection in the open.
     """
 
-    def __init__(self, address: str, registers: RegisterMap, *, unit: int = 1, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        registers: RegisterMap,
+        *,
+        unit: int = 1,
+        deadline_s: float = DEADLINE_S,
+        tls: SSLContext | None = None,
+    ) -> None:
         host, _, port = address.rpartition(":")
         self._address, self._registers, self._unit = address, registers, unit
-        self._client = ModbusTcpClient(host, port=int(port), timeout=deadline_s, retries=0)
+        if tls is None:
+            self._client = ModbusTcpClient(host, port=int(port), timeout=deadline_s, retries=0)
+        else:
+            self._client = ModbusTlsClient(host, port=int(port), timeout=deadline_s, retries=0, sslctx=tls)
         self._deadline_s = deadline_s
         self._sequence: int | None = None  # of the last write
         self._answered = False  # a read, on this connection
@@ -107,6 +123,36 @@ class PlcClient:
         if remaining <= 0:
             raise TimeoutError
         self._client.comm_params.timeout_connect = remaining
+
+
+class Certificates(SSLContext):
+    """What to prove, and that the other end is this host and vouched for; pymodbus leaves the host out."""
+
+    host: str
+
+    def wrap_socket(self, sock: socket, *arguments: Any, **named: Any) -> SSLSocket:
+        return super().wrap_socket(sock, *arguments, **named | {"server_hostname": self.host})
+
+
+def certificates(tls: TlsSettings, host: str) -> Certificates:
+    """Raises InputError where a file is missing or is none of these."""
+    context = Certificates(PROTOCOL_TLS_CLIENT)
+    context.host = host
+    try:
+        context.load_verify_locations(tls.authority)
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        raise InputError(
+            f"the certificates {tls.authority}, {tls.certificate} and {tls.key} cannot be used "
+            f"({error.strerror or error}); give PEM files of authority, certificate and key."
+        ) from error
+    return context
+
+
+def connect(plc: PlcSettings, registers: RegisterMap) -> PlcClient:
+    """The client that the settings ask for; InputError where its certificates cannot be used."""
+    tls = None if plc.tls is None else certificates(plc.tls, plc.address.rpartition(":")[0])
+    return PlcClient(plc.address, registers, unit=plc.unit, tls=tls)
 
 
 def _checked(reply: ModbusPDU) -> ModbusPDU:

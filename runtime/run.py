@@ -19,7 +19,7 @@ from runtime.camera import Frame, open_camera
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
-from runtime.plc import NOT_YET, Fault, PlcClient, PlcLink
+from runtime.plc import NOT_YET, Fault, PlcLink, connect
 from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Lines, Scribe
@@ -90,7 +90,7 @@ class Watch:
         self._masks, self._alarmed = settings.camera.masks, False
         self._link = None
         if settings.plc is not None and registers is not None:
-            self._link = PlcLink(PlcClient(settings.plc.address, registers, unit=settings.plc.unit))
+            self._link = PlcLink(connect(settings.plc, registers))
         self._run, self._time = -1, 0.0
 
     def turn(self, frame: Frame | None, dropped: int) -> None:

@@ -44,12 +44,25 @@ class CameraSettings(Section):
         return self.source.startswith("/dev/")
 
 
+class TlsSettings(Section):
+    """Mutual TLS (Modbus/TCP Security): PEM files of the authority that vouches for the PLC, and of Flinch's own
+    certificate and key.
+    """
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
 class PlcSettings(Section):
-    """The PLC. `address` is "host:port", `registers` the path of the register map."""
+    """The PLC. `address` is "host:port", `registers` the path of the register map; with `tls` both sides prove who they
+    are.
+    """
 
     address: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
     unit: Annotated[int, Field(ge=0, le=255)] = 1
     registers: Path
+    tls: TlsSettings | None = None
 
     @field_validator("address")
     @classmethod

@@ -3,18 +3,24 @@
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count, islice
+from pathlib import Path
 from threading import Thread
 
 import pytest
+import trustme
 from pymodbus.client import ModbusTcpClient
 
 from runtime.line import server
 from runtime.line.rack import REGISTERS
-from runtime.plc import Fault, PlcClient, PlcLink
+from runtime.plc import Fault, PlcClient, PlcLink, connect
 from runtime.registers import WORD, Command, Mode, Status, encode_command, read_map
+from runtime.settings import PlcSettings, TlsSettings
+from wm.errors import InputError
 
 MAP = read_map(REGISTERS)
 SLOW = Command(heartbeat=0, mode=Mode.ACT, alarm=True, score=1.5, speed_request=0.15, valid_for_ms=500)
@@ -259,3 +265,80 @@ def test_a_frozen_plc_costs_the_loop_a_fiftieth_of_a_second_until_it_is_a_fault_
         assert costs[-1][0]
         assert costs[-1][1] < 0.01
         link.close(SLOW)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certified(folder: Path, authority: trustme.CA, trusted: trustme.CA) -> TlsSettings:
+    """Files of one whom the authority vouches for, and who trusts another."""
+    issued = authority.issue_cert("flinch")
+    issued.cert_chain_pems[0].write_to_path(str(folder / "certificate.pem"))
+    issued.private_key_pem.write_to_path(str(folder / "key.pem"))
+    trusted.cert_pem.write_to_path(str(folder / "authority.pem"))
+    return TlsSettings(
+        authority=folder / "authority.pem", certificate=folder / "certificate.pem", key=folder / "key.pem"
+    )
+
+
+@contextmanager
+def guarded(address: str, authority: trustme.CA, name: str = "127.0.0.1") -> Iterator[str]:
+    """A TLS end in front of a PLC that lets in only whom the authority vouches for, and says that this is its name."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.issue_cert(name).configure_cert(context)
+    host, _, port = address.rpartition(":")
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                peer, _ = listening.accept()
+                with (
+                    context.wrap_socket(peer, server_side=True) as inner,
+                    socket.create_connection((host, port)) as plc,
+                ):
+                    while asked := inner.recv(4096):
+                        plc.sendall(asked)
+                        inner.sendall(plc.recv(4096))
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Thread(target=serve, args=(listening,), daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_with_certificates_both_sides_prove_who_they_are(tmp_path: Path, authority: trustme.CA) -> None:
+    stranger = trustme.CA()
+    with server.running() as plc, guarded(plc.address, authority) as address:
+        for place, (vouching, trusted, welcome) in enumerate(
+            [(authority, authority, True), (stranger, authority, False), (authority, stranger, False)]
+        ):
+            folder = tmp_path / str(place)
+            folder.mkdir()
+            settings = PlcSettings(address=address, registers=REGISTERS, tls=certified(folder, vouching, trusted))
+            client = connect(settings, MAP)
+            outcomes = [client.read()]
+            for _ in range(3 if welcome else 0):
+                outcomes.append(client.exchange(SLOW._replace(heartbeat=next(HEARTBEATS))))
+            assert [isinstance(outcome, Status) for outcome in outcomes] == [welcome] * len(outcomes)
+            client.close()
+
+
+def test_a_peer_that_is_vouched_for_under_another_name_is_not_the_plc(tmp_path: Path, authority: trustme.CA) -> None:
+    with server.running() as plc, guarded(plc.address, authority, "other.example") as address:
+        tls = certified(tmp_path, authority, authority)
+        client = connect(PlcSettings(address=address, registers=REGISTERS, tls=tls), MAP)
+        assert failed(client.read())
+        client.close()
+
+
+def test_certificates_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    nothing = TlsSettings(authority=tmp_path / "a", certificate=tmp_path / "b", key=tmp_path / "c")
+    with pytest.raises(InputError, match="give PEM files of authority, certificate and key"):
+        connect(PlcSettings(address="127.0.0.1:1", registers=REGISTERS, tls=nothing), MAP)
