@@ -1,8 +1,8 @@
 """What the loop shows is seen whole or not at all, and costs it nothing."""
 
-import multiprocessing
 import os
-from multiprocessing.connection import Connection
+import subprocess
+import sys
 
 import numpy as np
 
@@ -33,23 +33,26 @@ def test_a_writer_that_died_half_way_is_not_believed():
     board.close()
 
 
-def _write(board: Board, done: Connection) -> None:
-    for number in range(3000):
-        board.write({"number": number}, [Picture("camera", np.full((64, 64, 3), number % 256, np.uint8))])
-    done.send(True)
+WRITER = """
+import sys
+import numpy as np
+from runtime.board import Board, Picture
+board = Board(int(sys.argv[1]))
+for number in range(3000):
+    board.write({"number": number}, [Picture("camera", np.full((64, 64, 3), number % 256, np.uint8))])
+"""
 
 
 def test_a_reader_never_sees_half_of_one_turn_and_half_of_another():
     board, seen = Board(), set()
-    mine, theirs = multiprocessing.Pipe()
-    writer = multiprocessing.get_context("fork").Process(target=_write, args=(board, theirs))
-    writer.start()
-    while not mine.poll():
-        found = board.read()
-        if found is not None:
-            _, told, ((_, pixels),) = found
-            seen.add(told["number"])
-            assert np.all(pixels == told["number"] % 256)
-    writer.join()
+    descriptor = board.descriptor
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(descriptor)], pass_fds=[descriptor]) as writer:
+        while writer.poll() is None:
+            found = board.read()
+            if found is not None:
+                _, told, ((_, pixels),) = found
+                seen.add(told["number"])
+                assert np.all(pixels == told["number"] % 256)
+    assert writer.returncode == 0
     assert len(seen) > 1
     board.close()

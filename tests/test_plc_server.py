@@ -14,10 +14,10 @@ from pymodbus.client import ModbusTcpClient
 
 from runtime.line import server
 from runtime.line.line import Line
-from runtime.line.program import PlcState, State
+from runtime.line.program import PlcState
 from runtime.line.rack import DRIVE_ADDRESS, IO_ADDRESS, REGISTERS
 from runtime.plc import PlcClient
-from runtime.registers import Command, Mode, Status, read_map
+from runtime.registers import Command, Mode, PackML, Status, read_map
 from wm.errors import InputError
 
 MAP = read_map(REGISTERS)
@@ -116,13 +116,13 @@ def test_the_operators_speed_is_the_setpoint() -> None:
 
 
 def test_a_server_starts_from_a_saved_state() -> None:
-    held = PlcState(time=100.0, state=State.HELD, sequence=77)
+    held = PlcState(time=100.0, state=PackML.HELD, sequence=77)
     with server.running(lockstep=True, state=held) as plc:
         client = PlcClient(plc.address, MAP, deadline_s=5.0)
         status = client.read()
         client.close()
     assert isinstance(status, Status)
-    assert (status.state, status.sequence) == (State.HELD, 77)
+    assert (status.state, status.sequence) == (PackML.HELD, 77)
 
 
 def test_garbage_on_the_port_disturbs_nobody_else(lockstep: ModbusTcpClient) -> None:
@@ -130,8 +130,8 @@ def test_garbage_on_the_port_disturbs_nobody_else(lockstep: ModbusTcpClient) -> 
     for size in (1, 7, 50, 3000):
         with socket.create_connection((lockstep.comm_params.host, lockstep.comm_params.port), timeout=5) as peer:
             peer.sendall(generator.bytes(size))
-            assert state_of(lockstep).state == State.EXECUTE
-    assert state_of(lockstep).state == State.EXECUTE
+            assert state_of(lockstep).state == PackML.EXECUTE
+    assert state_of(lockstep).state == PackML.EXECUTE
 
 
 @pytest.mark.parametrize(
