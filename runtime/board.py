@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CAPACITY = 1 << 22
-HEADER = struct.Struct("<QI")  # count, size
+COUNT, SIZE = struct.Struct("<Q"), struct.Struct("<I")  # by themselves, as only eight aligned bytes change at once
+START = COUNT.size + SIZE.size
 TRIES = 1000
 
 
@@ -40,21 +41,23 @@ class Board:
         shapes = [[picture.name, *picture.pixels.shape] for picture in pictures]
         facts = json.dumps([told, shapes]).encode()
         whole = b"".join([struct.pack("<I", len(facts)), facts, *(picture.pixels.tobytes() for picture in pictures)])
-        HEADER.pack_into(self._memory, 0, self._count + 1, len(whole))
-        self._memory[HEADER.size : HEADER.size + len(whole)] = whole
+        COUNT.pack_into(self._memory, 0, self._count + 1)
+        SIZE.pack_into(self._memory, COUNT.size, len(whole))
+        self._memory[START : START + len(whole)] = whole
         self._count += 2
-        HEADER.pack_into(self._memory, 0, self._count, len(whole))
+        COUNT.pack_into(self._memory, 0, self._count)
 
     def read(self) -> tuple[int, dict[str, Any], list[Picture]] | None:
         """The count of the latest turn, its facts and its pictures; None before the first, or where the writer died
         half-way.
         """
         for _ in range(TRIES):
-            count, size = HEADER.unpack_from(self._memory, 0)
+            (count,) = COUNT.unpack_from(self._memory)
             if count == 0:
                 return None
-            whole = self._memory[HEADER.size : HEADER.size + size]
-            if count % 2 == 0 and HEADER.unpack_from(self._memory, 0)[0] == count:
+            (size,) = SIZE.unpack_from(self._memory, COUNT.size)
+            whole = self._memory[START : START + size]
+            if count % 2 == 0 and COUNT.unpack_from(self._memory)[0] == count:
                 return count, *_parsed(whole)
         return None
 

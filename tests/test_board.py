@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from runtime.board import HEADER, Board, Picture
+from runtime.board import COUNT, Board, Picture
 
 
 def test_what_was_written_last_is_what_is_read():
@@ -28,7 +28,7 @@ def test_what_was_written_last_is_what_is_read():
 def test_a_writer_that_died_half_way_is_not_believed():
     board = Board()
     board.write({"score": 0.5}, [])
-    HEADER.pack_into(board._memory, 0, 3, 10)
+    COUNT.pack_into(board._memory, 0, 3)
     assert board.read() is None
     board.close()
 
