@@ -42,6 +42,7 @@ REPORTS = {
     "adapt": ("finetune",),
     "benchmark": ("speed",),
     "benchmark_data": ("data",),
+    "benchmark_runtime": ("runtime",),
 }
 
 
