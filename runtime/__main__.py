@@ -1,7 +1,6 @@
 """python -m runtime --settings FILE: watches a machine.  python -m runtime check --settings FILE: looks at all that it
-needs and writes nothing.  python -m runtime report --journal FILE: what a runtime did, or in shadow would have
-done.  python -m runtime --demo --seeds 11,12 --out DIR: shows what watching is good for on the
-embedded line."""
+needs and writes nothing.  python -m runtime report --journal FILE: what a runtime did, or in shadow would have done.
+python -m runtime --demo --seeds 11,12 --out DIR: shows what watching is good for on the embedded line."""
 
 import logging
 import signal

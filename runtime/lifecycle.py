@@ -27,6 +27,9 @@ class Life(Enum):
     RTN_UNACK = "returned, unacknowledged"
 
 
+ACTIVE = {Life.UNACK, Life.ACKED}
+
+
 @dataclass(frozen=True)
 class Point:
     """One alarm.
@@ -67,7 +70,7 @@ class State(NamedTuple):
 
     @property
     def active(self) -> bool:
-        return self.life in {Life.UNACK, Life.ACKED}
+        return self.life in ACTIVE
 
     @property
     def hidden(self) -> bool:

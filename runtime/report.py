@@ -15,10 +15,9 @@ from rich.table import Table
 from runtime import journal
 from runtime.alarms import CAMERA, JAM
 from runtime.journal import Row
-from runtime.lifecycle import Life
+from runtime.lifecycle import ACTIVE
 
 MEANT_S = 12.0
-ACTIVE = {Life.UNACK.value, Life.ACKED.value}
 RUNNING = "execute"
 
 
@@ -70,10 +69,10 @@ def watches(rows: Iterable[Row]) -> list[Watch]:
         now = found[-1]
         now.end = max(now.end, time)
         match entry.kind, entry.name:
-            case "alarm", name if name == JAM and entry.before not in ACTIVE and entry.after in ACTIVE:
+            case "alarm", name if name == JAM and not _active(entry.before) and _active(entry.after):
                 now.alarms.append(time)
             case "alarm", name if name == CAMERA:
-                _span(now.blind, time, entry.after in ACTIVE)
+                _span(now.blind, time, _active(entry.after))
             case "would", _:
                 _span(now.slowed, time, entry.after == "yes")
             case "plc", "speed request":
@@ -81,6 +80,10 @@ def watches(rows: Iterable[Row]) -> list[Watch]:
             case "plc", "state" if entry.before == RUNNING:
                 now.stops.append(time)
     return found
+
+
+def _active(life: str) -> bool:
+    return life in {each.value for each in ACTIVE}
 
 
 def _span(spans: list[tuple[float, float | None]], time: float, on: bool) -> None:

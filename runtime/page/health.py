@@ -8,6 +8,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from runtime.alarms import JOURNAL, PLC
+from runtime.lifecycle import ACTIVE
+
 FRESH_S = 1.0
 Facts = dict[str, Any]
 
@@ -21,8 +24,8 @@ def ailing(facts: Facts | None) -> str | None:
         return f"the runtime has not turned for {age:.1f} s"
     if facts["camera"] != "fresh":
         return str(facts["camera"])
-    standing = {alarm["name"] for alarm in facts["alarms"] if alarm["life"] in {"unacknowledged", "acknowledged"}}
-    return next((f"{name} is at fault" for name in ("PLC", "journal") if name in standing), None)
+    standing = {alarm["name"] for alarm in facts["alarms"] if alarm["life"] in {life.value for life in ACTIVE}}
+    return next((f"{name} is at fault" for name in (PLC, JOURNAL) if name in standing), None)
 
 
 class Figures(Collector):

@@ -3,7 +3,10 @@
 /                 the page
 /events           the loop's latest turn, as it comes (server-sent events)
 /journal          the newest rows of the journal
+/clips/NAME       a clip of the recorder
 /ask              what an operator asks (POST), answered once it is durable
+/healthz          200 while all is well, 503 and why where it is not
+/metrics          figures for Prometheus
 """
 
 import asyncio
@@ -13,7 +16,6 @@ import io
 import json
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,4 +209,3 @@ def main(flags: Flags) -> None:
 
 if __name__ == "__main__":
     main(tyro.cli(Flags))
-    sys.exit()
