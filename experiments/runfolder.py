@@ -74,8 +74,8 @@ def provenance(flags: Any) -> dict[str, Any]:
 
 @cache
 def commit() -> str:
-    """The commit that runs, as it was when first asked for: "+dirty" where tracked files differ from it, "unknown"
-    outside a repository.
+    """The commit that runs, as it was when first asked for: "+dirty" where tracked files other than reports differ from
+    it, "unknown" outside a repository.
     """
 
     def git(*arguments: str) -> str:
@@ -83,7 +83,7 @@ def commit() -> str:
         return subprocess.run(("git", *arguments), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        dirty = git("status", "--porcelain", "--untracked-files=no")
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)reports")
         return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

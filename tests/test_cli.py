@@ -81,7 +81,7 @@ def test_a_run_folder_opens_again_for_the_same_flags_only(tmp_path: Path) -> Non
         runfolder.start(tmp_path / "b", Flags(Path("here")))
 
 
-def test_a_changed_file_makes_the_commit_dirty_for_what_starts_after_it(
+def test_a_changed_file_that_is_no_report_makes_the_commit_dirty_for_what_starts_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*arguments: str) -> None:
@@ -89,9 +89,12 @@ def test_a_changed_file_makes_the_commit_dirty_for_what_starts_after_it(
 
     monkeypatch.setattr(runfolder, "__file__", str(tmp_path / "runfolder.py"))
     git("init", "-q")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "table").write_text("1")
     (tmp_path / "file").write_text("1")
-    git("add", "file")
+    git("add", ".")
     git("commit", "-qm", "one")
+    (tmp_path / "reports" / "table").write_text("2")
     runfolder.commit.cache_clear()
     assert len(runfolder.commit()) == 40
     (tmp_path / "file").write_text("2")
