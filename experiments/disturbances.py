@@ -158,7 +158,7 @@ def _seen(model: Bundle, films: list[Film]) -> dict[str, Any]:
         raised = alarm.raised(model.alarm, SPEC.rate_hz, watch(model, one).score)
         before = lead(one, raised)
         early += before is not None and before >= EARLY_S
-        vain += sum(one.seen.times[frame] < one.onset for frame in raised)
+        vain += int(np.sum(one.seen.times[raised] < one.onset))
     return {"alarmed_1s_share": early / len(films), "alarms_before_trouble": vain}
 
 

@@ -91,7 +91,7 @@ JOBS = (
         "--split train --report {out}/reports",
         "--windows 4",
     ),
-    Job("oracle", "oracle", "--footage {out}/footage/line --report {out}/reports", "--lines 2 --futures 2"),
+    Job("oracle", "oracle", "--footage {out}/footage/line --report {out}/reports", "--lines 2 --futures 3"),
     Job(
         "architectures",
         "architectures",

@@ -1,13 +1,17 @@
 """What is told of a change that is no jam: before it and after it, counted by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
 from experiments import disturbances
+from experiments.jams import Film
 from runtime.demo import BUNDLE
 from runtime.line.camera import THIS_LINE
 from runtime.line.line import Line
 from wm import bundle
+from wm.data.footage import Episode
 from wm.surprise import Told
 
 
@@ -24,6 +28,17 @@ def test_alarms_and_drift_are_told_apart_by_the_moment_of_the_change():
 def test_a_drift_that_stands_already_is_told_as_nought_seconds():
     told = disturbances.changed(bundle.load(BUNDLE), Told(np.zeros(800), np.full(800, 2.0), np.zeros(0)), 400)
     assert (told["drift_before"], told["drift_after_s"]) == (True, 0.0)
+
+
+def test_a_jam_counts_as_seen_a_second_before_and_an_alarm_before_the_trouble_as_raised_in_vain(monkeypatch):
+    times = np.arange(100) / 10
+    seen = Episode(np.zeros((100, 1, 1, 1), np.uint8), np.zeros((100, 0)), np.zeros((100, 0)), times, "film")
+    scores = {place: np.zeros(100) for place in (2.0, 8.5)}
+    scores[2.0][10:15] = scores[2.0][50:60] = scores[8.5][80:90] = 2.0
+    monkeypatch.setattr(disturbances, "watch", lambda _, one: Told(scores[one.onset], np.zeros(100), np.zeros(0)))
+    films = [Film(seen, np.float64(onset), np.float64(9.0)) for onset in scores]
+    told = json.loads(json.dumps(disturbances._seen(bundle.load(BUNDLE), films)))
+    assert told == {"alarmed_1s_share": 0.5, "alarms_before_trouble": 2}
 
 
 def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():
