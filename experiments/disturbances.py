@@ -119,7 +119,7 @@ def changed(model: Bundle, told: Told, half: int) -> dict[str, Any]:
     later = half + round(TURNED_OVER_S * SPEC.rate_hz)
     alarms = np.array(alarm.raised(model.alarm, SPEC.rate_hz, told.score))
     stands = np.array(alarm.standing(model.alarm, SPEC.rate_hz, told.score))
-    drifts = np.array(alarm.standing(model.alarm, SPEC.rate_hz, told.drift))
+    drifts = np.array(alarm.standing(model.monitor.drift_alarm, SPEC.rate_hz, told.drift))
     frames_an_hour = SPEC.rate_hz * 3600
     return {
         "alarms_per_hour_before": float((alarms < half).sum() / half * frames_an_hour),

@@ -14,6 +14,7 @@ from experiments import evaluate, plots, record, runfolder
 from experiments.cli import main
 from runtime.line.line import SPEC
 from wm import alarm, bundle
+from wm.bundle import Bundle
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.surprise import Told
@@ -49,7 +50,7 @@ def run(flags: Flags) -> None:
     for name, wear in (("sound", 0.0), ("worn", flags.wear_per_hour)):
         footage = _filmed(folder / name, flags, wear)
         (told[name],) = evaluate.watch(model, footage, "train")
-        metrics[name] = figures(told[name], wear, model.alarm)
+        metrics[name] = figures(model, told[name], wear)
         metrics[name]["blocks"] = len(footage.metadata["events"][0]["blocks"])
     plots.drift(told, SPEC.rate_hz, folder / "drift.png")
     if flags.report:
@@ -60,12 +61,10 @@ def run(flags: Flags) -> None:
     Console(stderr=True).print(metrics, f"wrote {folder}", sep="\n")
 
 
-def figures(told: Told, wear_per_hour: float, config: Any) -> dict[str, Any]:
-    """When the drift passed its threshold, how worn the guide was, and how many alarms there were until then and in
-    all.
-    """
-    passed = alarm.raised(config, SPEC.rate_hz, told.drift)
-    alarms = alarm.raised(config, SPEC.rate_hz, told.score)
+def figures(model: Bundle, told: Told, wear_per_hour: float) -> dict[str, Any]:
+    """When the drift raised its alarm, how worn the guide was, and how many alarms there were until then and in all."""
+    passed = alarm.raised(model.monitor.drift_alarm, SPEC.rate_hz, told.drift)
+    alarms = alarm.raised(model.alarm, SPEC.rate_hz, told.score)
     minutes = passed[0] / SPEC.rate_hz / 60 if passed else None
     return {
         "drift_alarms": len(passed),

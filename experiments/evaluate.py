@@ -50,16 +50,16 @@ def run(flags: Flags) -> None:
 
     episodes = watch(model, footage, flags.split)
     scores, drifts = (np.concatenate([getattr(told, name) for told in episodes]) for name in ("score", "drift"))
-    raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
-    hours = len(scores) / footage.spec.rate_hz / 3600
-    alarms = sum(len(raised(told.score)) for told in episodes)
+    rate_hz = footage.spec.rate_hz
+    hours = len(scores) / rate_hz / 3600
+    alarms = sum(len(alarm.raised(model.alarm, rate_hz, told.score)) for told in episodes)
     metrics: dict[str, Any] = {
         "hours": hours,
         "alarms": alarms,
         "alarms_per_hour": alarms / hours,
         "score_median": float(np.median(scores)),
         "score_max": float(scores.max()),
-        "drift_alarms": sum(len(raised(told.drift)) for told in episodes),
+        "drift_alarms": sum(len(alarm.raised(model.monitor.drift_alarm, rate_hz, told.drift)) for told in episodes),
         "drift_max": float(drifts.max()),
         "fingerprint": footage.fingerprint,
     }

@@ -70,13 +70,19 @@ def run(flags: Flags) -> None:
     folder = runfolder.start(flags.out, flags, **known)
     episodes = _watched(folder, flags, sets)
     rows = _tried(folder, flags, episodes)
-    metrics = {**summary(rows), "rows": rows, "provenance": runfolder.provenance(flags)}
+    metrics = {
+        **summary(rows, "alarms"),
+        "drift": summary(rows, "drift_alarms"),
+        "rows": rows,
+        "provenance": runfolder.provenance(flags),
+    }
     plots.promises(rows, folder / "calibration.png")
     if flags.report:
         plots.promises(rows, flags.report / "calibration.png")
     runfolder.finish(folder, metrics, flags.report and flags.report / "calibration.json")
     Console(stderr=True).print(
-        f"at most as many false alarms as promised in {metrics['kept']} of {metrics['trials']} trials\nwrote {folder}",
+        f"at most as many false alarms as promised in {metrics['kept']} of {metrics['trials']} trials, of the drift in "
+        f"{metrics['drift']['kept']}\nwrote {folder}",
         highlight=False,
     )
 
@@ -132,12 +138,15 @@ def _try(folder: Path, flags: Flags, episodes: list[Path], trial: int) -> None:
     calibrations = {asked: calibrate.promise(model, normal, asked, SHIFT_HOURS) for asked in ASKED}
     del chosen, normal
     rest = [path for path, taken in zip(episodes, drawn, strict=True) if not taken]
-    counts = dict.fromkeys(ASKED, 0)
+    counts, drifts = dict.fromkeys(ASKED, 0), dict.fromkeys(ASKED, 0)
     for path in rest:
-        levels = calibrate.levels(model, calibrations[ASKED[0]][0], np.asarray(errors[path]))
+        known, whole = calibrations[ASKED[0]][0], np.asarray(errors[path])
+        levels, distances = calibrate.levels(model, known, whole), calibrate.drifts(model, known, whole)
         for asked, (calibration, _) in calibrations.items():
             scores = calibrate.scores(calibration, levels)
             counts[asked] += len(alarm.raised(model.alarm, model.spec.rate_hz, scores))
+            slow = calibrate.drift_scores(calibration, distances)
+            drifts[asked] += len(alarm.raised(model.monitor.drift_alarm, model.spec.rate_hz, slow))
     hours = sum(len(errors[path]) for path in rest) / model.spec.rate_hz / 3600
     row = {
         "trial": trial,
@@ -145,6 +154,7 @@ def _try(folder: Path, flags: Flags, episodes: list[Path], trial: int) -> None:
         "calibrated_hours": calibrations[ASKED[0]][1].score.hours,
         "thresholds": {str(asked): promises.score.high for asked, (_, promises) in calibrations.items()},
         "alarms": {str(asked): counts[asked] for asked in ASKED},
+        "drift_alarms": {str(asked): drifts[asked] for asked in ASKED},
     }
     runfolder.write_json(_row(folder, trial), row)
 
@@ -158,11 +168,13 @@ def draw(lengths: Sequence[int], frames: float, generator: np.random.Generator) 
     return taken
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """In how many trials no more alarms came than were promised, at one a shift and at each rate that was asked for."""
+def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """In how many trials no more alarms of this name came than were promised, at one a shift and at each rate that was
+    asked for.
+    """
 
     def per_shift(row: dict[str, Any], asked: float) -> float:
-        return row["alarms"][str(asked)] / row["hours"] * SHIFT_HOURS
+        return row[name][str(asked)] / row["hours"] * SHIFT_HOURS
 
     kept = {asked: sum(per_shift(row, asked) <= asked for row in rows) for asked in ASKED}
     return {

@@ -18,7 +18,7 @@ POINTS: Final = {
         Point(JOURNAL, 2, "what happens is not written down", "make room on the disk", latched=False),
         Point(FLOOD, 2, "Flinch no longer slows the feeder", "find out why it alarms so often", latched=False),
         Point(PAGE, 3, "nobody can look or ask", "wait: it is started again", latched=False),
-        Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps", 5.0, 60.0),
+        Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps"),
     )
 }
 RESTS_ON_CAMERA: Final = {JAM, DRIFT}

@@ -105,7 +105,7 @@ class Desk:
         at = f"at {tick.time:.1f} s"
         return {
             JAM: f"score {tick.score:.2f} {at}" if tick.alarm.on else None,
-            DRIFT: f"drift {drift:.2f} {at}" if drift >= 1.0 else None,
+            DRIFT: f"drift {drift:.2f} {at}" if tick.drifts else None,
             CAMERA: tick.fault,
             PLC: status.reason if isinstance(status, Fault) else None,
             JOURNAL: self._scribe.fault,

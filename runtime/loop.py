@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+import wm.alarm
 from runtime import alarm, sight
 from runtime.alarm import AlarmSettings, AlarmState
 from runtime.registers import Command, Mode
@@ -28,6 +29,7 @@ class Tick(NamedTuple):
       command: what goes to the PLC.
       fault: why camera or model are not to be trusted now, None while they are.
       surprise: all that the model said, None where it said nothing.
+      drifts: whether the alarm of the slow signal stands.
     """
 
     time: float
@@ -36,6 +38,7 @@ class Tick(NamedTuple):
     command: Command
     fault: str | None = None
     surprise: Surprise | None = None
+    drifts: bool = False
 
 
 class Loop:
@@ -49,7 +52,7 @@ class Loop:
         self.mode = mode
         self._bundle, self._settings = bundle, settings
         self._heartbeat = 0
-        self._monitor, self._alarm = bundle.start(), AlarmState()
+        self._monitor, self._alarm, self._drift = bundle.start(), AlarmState(), wm.alarm.Alarm()
         self._view, self._sight = View.of(bundle), Sight()
 
     def warm_up(self) -> None:
@@ -82,7 +85,10 @@ class Loop:
             return self.fault("the model's score is not a number", time)
         self._heartbeat += 1
         self._alarm = alarm.step(self._settings, self._alarm, score)
-        return Tick(time, score, self._alarm, self._command(score), None, surprise)
+        slow, rate_hz = self._bundle.monitor.drift_alarm, self._bundle.spec.rate_hz
+        on_frames, off_frames = slow.on_delay(rate_hz), slow.off_delay(rate_hz)
+        self._drift = wm.alarm.step(self._drift, float(surprise.drift), on_frames=on_frames, off_frames=off_frames)
+        return Tick(time, score, self._alarm, self._command(score), None, surprise, self._drift.on)
 
     def look_ahead(self, action: NDArray[np.float32] | None) -> Array | None:
         """The pictures to come, for people, see `wm.surprise.look_ahead`."""
@@ -104,6 +110,7 @@ class Loop:
     def restart(self) -> None:
         """Forgets what was seen: what comes next is not the sequel."""
         self._monitor, self._alarm = self._bundle.start(), alarm.forget(self._alarm)
+        self._drift = wm.alarm.Alarm()
 
     def _taken(self, action: NDArray[np.float32] | None) -> Array:
         return self._bundle.action() if action is None else jnp.asarray(action)

@@ -114,6 +114,9 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     bundle = replace(untrained, calibration=calibration)
     seen = [calibrate.replay(bundle, footage, "holdout", number, told.append) for number in range(2)]
     blocks = calibrate.peaks([calibrate.held(each.score[11:], 2) for each in seen], 50)
+    for each in seen:
+        distances = calibrate.drifts(bundle, calibration, each.errors)
+        np.testing.assert_allclose(calibrate.drift_scores(calibration, distances), each.drift, rtol=1e-3, atol=1e-5)
     slow_blocks = calibrate.peaks([each.drift[40:] for each in seen], 50)
     assert promise.blocks == len(blocks) == slow.blocks == len(slow_blocks) == 22
     for maxima, kept in ((blocks, promise), (slow_blocks, slow)):

@@ -22,11 +22,11 @@ def test_alarms_and_drift_are_told_apart_by_the_moment_of_the_change():
     told = disturbances.changed(bundle.load(BUNDLE), Told(score, drift, np.zeros(0)), 3600)
     assert (told["alarms_per_hour_before"], told["alarms_per_hour_after"]) == (10.0, 10.0)
     assert told["alarm_stands_after"] == pytest.approx(1008 / 3600)
-    assert (told["drift_before"], told["drift_after_s"]) == (False, 30.1)
+    assert (told["drift_before"], told["drift_after_s"]) == (False, 89.9)
 
 
 def test_a_drift_that_stands_already_is_told_as_nought_seconds():
-    told = disturbances.changed(bundle.load(BUNDLE), Told(np.zeros(800), np.full(800, 2.0), np.zeros(0)), 400)
+    told = disturbances.changed(bundle.load(BUNDLE), Told(np.zeros(1600), np.full(1600, 2.0), np.zeros(0)), 800)
     assert (told["drift_before"], told["drift_after_s"]) == (True, 0.0)
 
 

@@ -6,29 +6,31 @@ import numpy as np
 import pytest
 
 from experiments import drift, record
-from wm.config import AlarmConfig
+from runtime.demo import BUNDLE
+from wm import bundle
 from wm.data.footage import Footage
 from wm.errors import InputError
 from wm.surprise import Told
 
 
-def test_the_first_drift_is_told_with_the_wear_at_that_moment_and_the_alarms_before_it():
+def test_the_first_drift_that_stands_for_a_minute_is_told_with_the_wear_and_the_alarms_before_it():
     score, slow = np.zeros(6000), np.zeros(6000)
+    slow[100:600] = 3.0
     score[[100, 101, 5000, 5001]] = 2.0
-    slow[1199:] = 1.5
-    told = drift.figures(Told(score, slow, np.zeros(0)), 0.5, AlarmConfig())
+    slow[1201:] = 1.5
+    told = drift.figures(bundle.load(BUNDLE), Told(score, slow, np.zeros(0)), 0.5)
     assert told == {
         "drift_alarms": 1,
-        "first_drift_minutes": pytest.approx(2.0),
-        "wear_then": pytest.approx(0.5 * 2 / 60),
-        "drift_max": 1.5,
+        "first_drift_minutes": pytest.approx(3.0),
+        "wear_then": pytest.approx(0.5 * 3 / 60),
+        "drift_max": 3.0,
         "alarms": 2,
         "alarms_before_drift": 1,
     }
 
 
 def test_a_line_that_never_drifts_says_so():
-    told = drift.figures(Told(np.zeros(100), np.zeros(100), np.zeros(0)), 0.0, AlarmConfig())
+    told = drift.figures(bundle.load(BUNDLE), Told(np.zeros(100), np.zeros(100), np.zeros(0)), 0.0)
     assert told["first_drift_minutes"] is None and told["wear_then"] is None and told["drift_alarms"] == 0
 
 

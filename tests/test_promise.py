@@ -25,7 +25,7 @@ def test_a_promise_is_kept_where_no_more_alarms_came_than_were_promised():
         {"hours": 16.0, "alarms": {"1.0": 2, "2.0": 2, "4.0": 9, "8.0": 0}},
         {"hours": 16.0, "alarms": {"1.0": 3, "2.0": 2, "4.0": 9, "8.0": 0}},
     ]
-    told = promise.summary(rows)
+    told = promise.summary(rows, "alarms")
     assert (told["kept"], told["trials"], told["kept_share"]) == (1, 2, 0.5)
     assert told["kept_share_by_rate"] == {"1.0": 0.5, "2.0": 1.0, "4.0": 0.0, "8.0": 1.0}
     assert told["mean_per_shift_by_rate"]["1.0"] == pytest.approx(1.25)

@@ -219,6 +219,7 @@ def promise(bundle: Bundle, normal: Normal, false_alarms: float, hours: float) -
     monitor, rate_hz, per_hour = bundle.monitor, bundle.spec.rate_hz, false_alarms / hours
     on_delay = bundle.alarm.on_delay(rate_hz)
     level, score = _combined(normal.levels, on_delay, fast_block(rate_hz), per_hour, rate_hz)
+    # not held over its on-delay of minutes, of which hours of footage show too few: the on-delay is a margin
     drift_level, drift = _combined(normal.drifts, 1, slow_block(monitor, rate_hz), per_hour, rate_hz)
     seen = normal.scale, normal.whitening, level, score.high
     slow = normal.drift_centre, normal.drift_whitening, drift_level, drift.high
@@ -253,6 +254,23 @@ def _ratio(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]
 def scores(calibration: Calibration, levels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores `[T]` of levels `[T, Q, M]`."""
     return (levels / np.asarray(calibration.level)).max(axis=(-2, -1)) / float(calibration.threshold)
+
+
+def drifts(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The distances `[T, Q]` of the averages of a whole episode's raw errors `[T, Q, P]`, see `surprise.watch`."""
+    monitor, rate_hz = bundle.monitor, bundle.spec.rate_hz
+    ratio = _ratio(bundle, calibration, errors)
+    level = surprise.levels(bundle.config, monitor, calibration.whitening, ratio)
+    away = surprise.evidence(bundle.config, calibration.whitening, level, ratio) - calibration.drift_centre
+    warm = np.arange(len(errors)) >= monitor.warm(rate_hz)
+    weight = monitor.weight(rate_hz)
+    averages = lfilter([weight], [1.0, weight - 1.0], warm[:, None, None] * np.asarray(away), axis=0)
+    return np.asarray(surprise.distance(calibration.drift_whitening, jnp.asarray(averages)))
+
+
+def drift_scores(calibration: Calibration, distances: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Drifts `[T]` of distances `[T, Q]`."""
+    return (distances / np.asarray(calibration.drift_level)).max(axis=-1) / float(calibration.drift_threshold)
 
 
 def _combined(

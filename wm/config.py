@@ -229,6 +229,11 @@ class MonitorConfig:
         """Frames from the first one to the first that is compared at all horizons."""
         return max(self.ready(rate_hz))
 
+    @property
+    def drift_alarm(self) -> "AlarmConfig":
+        """When the drift becomes an alarm: what happened once leaves the average within about `drift_s`, wear stays."""
+        return AlarmConfig(on_delay_s=self.drift_s, off_delay_s=self.drift_s)
+
     def weight(self, rate_hz: float) -> float:
         """Of the newest frame in the average of the drift."""
         return 1.0 / max(1.0, self.drift_s * rate_hz)
