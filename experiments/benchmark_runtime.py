@@ -31,7 +31,7 @@ SETTINGS = """
 bundle = {bundle}
 out = {out}
 mode = "act"
-[camera]
+[[cameras]]
 source = {film}
 loop = true
 [plc]

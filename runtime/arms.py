@@ -13,6 +13,7 @@ from jax import Array
 
 from runtime import alarm
 from runtime.alarm import AlarmSettings, AlarmState
+from runtime.camera import Frame
 from runtime.line import server
 from runtime.line.cartons import Tail
 from runtime.line.line import SPEC, Line, LineFrame, Snapshot
@@ -91,9 +92,9 @@ def flinch(model: Bundle, mode: Mode, *, shown: bool = False) -> Watcher:
     loop = Loop(model, alarm_settings(model), mode)
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
-        tick = loop.tick(frame.image, frame.sensors, frame.action, frame.time)
+        tick = loop.tick([Frame(frame.image, frame.time, 0)], frame.sensors, frame.action)
         assert tick.surprise is not None, tick.fault
-        ahead = loop.look_ahead(frame.action) if shown else None
+        ahead = loop.look_ahead(frame.action)[0] if shown else None
         return tick, None if ahead is None else ahead[model.monitor.shown]
 
     return watch

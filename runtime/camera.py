@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.line import server
-from runtime.settings import Settings
+from runtime.settings import CameraSettings, Settings
 from wm.config import FootageSpec
 from wm.data import video
 from wm.errors import InputError
@@ -60,8 +60,10 @@ class Camera(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def next(self) -> Frame | None:
-        """The next frame, or None where there is no fresh one in time; InputError where the source proves broken."""
+    def next(self, *, wait: bool = True) -> Frame | None:
+        """The next frame, or None where there is no fresh one in time, or now, where it shall not `wait`; InputError
+        where the source proves broken.
+        """
 
     def close(self) -> None: ...
 
@@ -73,7 +75,7 @@ class Replay:
         self.dropped, self.ended = 0, False
         self._frames = frames
 
-    def next(self) -> Frame | None:
+    def next(self, *, wait: bool = True) -> Frame | None:
         frame = next(self._frames, None)
         self.ended = frame is None
         return frame and frame._replace(arrived=monotonic())
@@ -104,11 +106,11 @@ class Live:
     def ended(self) -> bool:
         return self._finished and self._slot is None and self._error is None
 
-    def next(self) -> Frame | None:
+    def next(self, *, wait: bool = True) -> Frame | None:
         if self._thread.ident is None:
             self._thread.start()
         with self._bell:
-            self._bell.wait_for(lambda: self._slot or self._finished, timeout=self._age_s)
+            self._bell.wait_for(lambda: self._slot or self._finished, timeout=self._age_s if wait else 0.0)
             slot, self._slot = self._slot, None
         if slot is None and self._error is not None:
             raise self._error
@@ -160,14 +162,53 @@ class Live:
             self._bell.notify()
 
 
-def open_camera(settings: Settings, spec: FootageSpec) -> Camera:
-    """The camera that the settings name, with pictures as the model's `spec` wants them.
+class Cameras:
+    """The cameras of a runtime. The first sets the pace; of the others the latest frame counts while it is fresh."""
+
+    def __init__(self, cameras: Sequence[Camera], age_s: float) -> None:
+        self._cameras, self._age_s = cameras, age_s
+        self._latest: list[Frame | None] = [None] * len(cameras)
+
+    @property
+    def ended(self) -> bool:
+        """Whether one of them has."""
+        return any(camera.ended for camera in self._cameras)
+
+    @property
+    def dropped(self) -> int:
+        return sum(camera.dropped for camera in self._cameras)
+
+    def next(self) -> list[Frame | None]:
+        """The latest frame of each, once more where it is still fresh, or None where there is none."""
+        frames = [camera.next(wait=number == 0) for number, camera in enumerate(self._cameras)]
+        for number, frame in enumerate(frames):
+            before = self._latest[number]
+            kept = number > 0 and before is not None and monotonic() - before.arrived <= self._age_s
+            self._latest[number] = frame or (before if kept else None)
+        return self._latest.copy()
+
+    def close(self) -> None:
+        for camera in self._cameras:
+            camera.close()
+
+
+def open_cameras(settings: Settings, spec: FootageSpec) -> Cameras:
+    """All cameras that the settings name, see `open_camera`."""
+    return Cameras([open_camera(settings, camera, spec) for camera in settings.cameras], frame_age_s(spec))
+
+
+def frame_age_s(spec: FootageSpec) -> float:
+    """How old a frame may be."""
+    return max(FRAME_AGE_S, 2.5 / spec.rate_hz)
+
+
+def open_camera(settings: Settings, camera: CameraSettings, spec: FootageSpec) -> Camera:
+    """One camera of the settings, with pictures as the model's `spec` wants them.
 
     Raises:
       InputError: the file or folder is missing or broken.
     """
-    camera = settings.camera
-    age_s = max(FRAME_AGE_S, 2.5 / spec.rate_hz)
+    age_s = frame_age_s(spec)
     if camera.source == "line":
         port = int(settings.plc.address.rpartition(":")[2]) if settings.plc else 0
         return Live(lambda: _line(camera.seed, port, spec), age_s=age_s, endless=False)

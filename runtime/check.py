@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from runtime.loop import Loop
 from runtime.plc import Fault, PlcClient, connect
 from runtime.registers import RegisterMap, Status, read_map, state_name
 from runtime.run import Tags, alarm_settings, load
-from runtime.settings import Settings
+from runtime.settings import CameraSettings, Settings
 from runtime.sight import Sight, View
 from wm.bundle import Bundle
 from wm.errors import InputError
@@ -50,7 +51,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
         yield _found("bundle", lambda: _bundle(settings, loaded))
         yield _found("out", lambda: _folder(settings.out))
         if loaded:
-            yield _found("camera", lambda: _camera(settings, loaded[0], stack))
+            for camera in settings.cameras:
+                yield _found(camera.name, partial(_camera, settings, camera, loaded[0], stack))
         if settings.plc is not None:
             yield _found("PLC", lambda: _plc(settings, loaded))
 
@@ -106,9 +108,9 @@ def _tags(registers: RegisterMap, values: tuple[float, ...]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in zip(registers.tag_names, values, strict=True))
 
 
-def _camera(settings: Settings, model: Bundle, stack: ExitStack) -> str:
+def _camera(settings: Settings, camera: CameraSettings, model: Bundle, stack: ExitStack) -> str:
     """The camera stays open, as the embedded line's PLC lives as long as it does."""
-    return _watched(stack.enter_context(closing(open_camera(settings, model.spec))), model)
+    return _watched(stack.enter_context(closing(open_camera(settings, camera, model.spec))), model)
 
 
 def _watched(camera: Camera, model: Bundle) -> str:

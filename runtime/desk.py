@@ -101,11 +101,10 @@ class Desk:
         self._scribe.post([entry._replace(time=self._time) for entry in entries], then)
 
     def _reasons(self, tick: Tick, status: Status | Fault | None, page_fault: str | None) -> dict[str, str | None]:
-        drift = 0.0 if tick.surprise is None else float(tick.surprise.drift)
         at = f"at {tick.time:.1f} s"
         return {
             JAM: f"score {tick.score:.2f} {at}" if tick.alarm.on else None,
-            DRIFT: f"drift {drift:.2f} {at}" if tick.drifts else None,
+            DRIFT: f"drift {tick.drift:.2f} {at}" if tick.drifts else None,
             CAMERA: tick.fault,
             PLC: status.reason if isinstance(status, Fault) else None,
             JOURNAL: self._scribe.fault,

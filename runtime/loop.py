@@ -1,18 +1,18 @@
-"""The thin loop: a frame through the model, the alarm, and into a command. It waits for nobody and touches nothing."""
+"""The thin loop: frames through the model, the alarm, and into a command. It waits for nobody and touches nothing."""
 
-from math import isfinite
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 import wm.alarm
-from runtime import alarm, sight
+from runtime import alarm
 from runtime.alarm import AlarmSettings, AlarmState
+from runtime.camera import Frame
+from runtime.eyes import Eyes, Glance
 from runtime.registers import Command, Mode
-from runtime.sight import Sight, View
 from wm.bundle import Bundle
 from wm.surprise import Surprise
 
@@ -23,12 +23,12 @@ class Tick(NamedTuple):
     """What one turn of the loop came to.
 
     Attributes:
-      time: of the frame, seconds by the source's clock.
-      score: 1 is the alarm threshold; nan without a fresh camera and model.
+      time: of the first camera's frame, seconds by its clock.
+      score: the highest of all cameras; 1 is the alarm threshold; nan without fresh cameras and model.
       alarm: the alarm and whether the feeder should be slowed, in any mode.
       command: what goes to the PLC.
-      fault: why camera or model are not to be trusted now, None while they are.
-      surprise: all that the model said, None where it said nothing.
+      fault: why a camera or the model is not to be trusted now, None while all are.
+      glances: what each camera came to.
       drifts: whether the alarm of the slow signal stands.
     """
 
@@ -37,83 +37,88 @@ class Tick(NamedTuple):
     alarm: AlarmState
     command: Command
     fault: str | None = None
-    surprise: Surprise | None = None
+    glances: tuple[Glance, ...] = ()
     drifts: bool = False
+
+    @property
+    def loudest(self) -> int:
+        """Number of the camera that is surprised most, 0 where none says anything."""
+        scores = [-1.0 if each.surprise is None else float(each.surprise.score) for each in self.glances]
+        return scores.index(max(scores)) if scores else 0
+
+    @property
+    def surprise(self) -> Surprise | None:
+        """All that the model said of the loudest camera, None where it said nothing."""
+        return self.glances[self.loudest].surprise if self.glances else None
+
+    @property
+    def drift(self) -> float | None:
+        """The highest of all cameras; 1 is its threshold."""
+        return max((float(each.surprise.drift) for each in self.glances if each.surprise is not None), default=None)
 
 
 class Loop:
-    """One camera's monitor and alarm. The same `tick` runs in real time, in replay and in the lock-step demo.
+    """All cameras' monitors and the line's alarm. The same `tick` runs in real time, in replay and in the lock-step
+    demo. One camera at fault withdraws the request: whoever relies on Flinch must know that it does not see all.
 
     Attributes:
       mode: what Flinch may do; it may change between two turns.
+      time: of the latest frame of the first camera, seconds by its clock.
     """
 
-    def __init__(self, bundle: Bundle, settings: AlarmSettings, mode: Mode) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: AlarmSettings, mode: Mode, cameras: Sequence[str] = ("camera",)
+    ) -> None:
         self.mode = mode
-        self._bundle, self._settings = bundle, settings
-        self._heartbeat = 0
-        self._monitor, self._alarm, self._drift = bundle.start(), AlarmState(), wm.alarm.Alarm()
-        self._view, self._sight = View.of(bundle), Sight()
+        self._settings, self._cameras = settings, cameras
+        self._slow, self._rate_hz = bundle.monitor.drift_alarm, bundle.spec.rate_hz
+        self._heartbeat, self.time = 0, 0.0
+        self._eyes = Eyes(bundle, len(cameras))
+        self._alarm, self._drift = AlarmState(), wm.alarm.Alarm()
 
     def warm_up(self) -> None:
         """Compiles the model, so that the first frame does not wait for it."""
-        shape = self._bundle.spec.image
-        blank = None if shape is None else np.zeros(shape, np.uint8)
-        state = self._bundle.coast(self._bundle.start(), self._bundle.action())
-        state, _ = self._bundle.watch(state, self._bundle.observation(blank), self._bundle.action())
+        self._eyes.warm_up()
 
     def tick(
         self,
-        image: NDArray[np.uint8],
+        frames: Sequence[Frame | None],
         sensors: NDArray[np.float32] | None,
         action: NDArray[np.float32] | None,
-        time: float,
     ) -> Tick:
-        """One fresh frame.
-
-        Args:
-          image: [H, W, C]. sensors: [S], or None while the PLC does not tell. action: [A], likewise.
-          time: seconds by the source's clock.
-        """
-        self._sight, wrong = sight.step(self._view, self._bundle.spec.rate_hz, self._sight, image)
-        if wrong:
-            return self.fault(wrong, time)
-        observation = self._bundle.observation(image, sensors)
-        self._monitor, surprise = self._bundle.watch(self._monitor, observation, self._taken(action))
-        score = float(surprise.score)
-        if not isfinite(score):
-            return self.fault("the model's score is not a number", time)
+        """One turn, see `Eyes.look`."""
+        if frames[0] is not None:
+            self.time = frames[0].time
+        glances = self._eyes.look(frames, sensors, action)
+        for name, glance in zip(self._cameras, glances, strict=True):
+            if glance.fault:
+                return self.fault(f"{name}: {glance.fault}" if len(glances) > 1 else glance.fault, glances)
+        if any(glance.anew for glance in glances):
+            self._forget()
+        said = [glance.surprise for glance in glances if glance.surprise is not None]
+        score, drift = (max(float(getattr(each, name)) for each in said) for name in ("score", "drift"))
         self._heartbeat += 1
         self._alarm = alarm.step(self._settings, self._alarm, score)
-        slow, rate_hz = self._bundle.monitor.drift_alarm, self._bundle.spec.rate_hz
-        on_frames, off_frames = slow.on_delay(rate_hz), slow.off_delay(rate_hz)
-        self._drift = wm.alarm.step(self._drift, float(surprise.drift), on_frames=on_frames, off_frames=off_frames)
-        return Tick(time, score, self._alarm, self._command(score), None, surprise, self._drift.on)
+        on_frames, off_frames = self._slow.on_delay(self._rate_hz), self._slow.off_delay(self._rate_hz)
+        self._drift = wm.alarm.step(self._drift, drift, on_frames=on_frames, off_frames=off_frames)
+        return Tick(self.time, score, self._alarm, self._command(score), None, glances, self._drift.on)
 
-    def look_ahead(self, action: NDArray[np.float32] | None) -> Array | None:
-        """The pictures to come, for people, see `wm.surprise.look_ahead`."""
-        return self._bundle.look_ahead(self._monitor, self._taken(action))
+    def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:
+        """The pictures to come, see `Eyes.ahead`."""
+        return self._eyes.ahead(action)
 
-    def coast(self, frames: int, action: NDArray[np.float32] | None) -> None:
-        """So many frames were missed: the monitor moves on without them, or forgets where that were too many."""
-        if frames > self._bundle.monitor.settle(self._bundle.spec.rate_hz):
-            self.restart()
-            return
-        for _ in range(frames):
-            self._monitor = self._bundle.coast(self._monitor, self._taken(action))
-
-    def fault(self, reason: str, time: float) -> Tick:
-        """A turn without a trusted score: the heartbeat stands still, the request is withdrawn, the monitor forgets."""
-        self.restart()
-        return Tick(time, float("nan"), self._alarm, self._command(0.0), reason)
+    def fault(self, reason: str, glances: tuple[Glance, ...] = ()) -> Tick:
+        """A turn without a trusted score: the heartbeat stands still, the request is withdrawn."""
+        self._forget()
+        return Tick(self.time, float("nan"), self._alarm, self._command(0.0), reason, glances)
 
     def restart(self) -> None:
         """Forgets what was seen: what comes next is not the sequel."""
-        self._monitor, self._alarm = self._bundle.start(), alarm.forget(self._alarm)
-        self._drift = wm.alarm.Alarm()
+        self._eyes.forget()
+        self._forget()
 
-    def _taken(self, action: NDArray[np.float32] | None) -> Array:
-        return self._bundle.action() if action is None else jnp.asarray(action)
+    def _forget(self) -> None:
+        self._alarm, self._drift = alarm.forget(self._alarm), wm.alarm.Alarm()
 
     def _command(self, score: float) -> Command:
         return alarm.command(

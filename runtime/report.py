@@ -18,6 +18,7 @@ from runtime.journal import Row
 from runtime.lifecycle import ACTIVE
 
 MEANT_S = 12.0
+FLOOD_S = 600.0  # what ISA-18.2 counts alarms in
 RUNNING = "execute"
 
 
@@ -28,7 +29,7 @@ class Watch:
     Attributes:
       mode: what it was allowed to do.
       start, end: its first and last moment on record.
-      alarms, stops: when each came.
+      alarms, stops: when each came. all_alarms: when any alarm came, of whatever kind.
       slowed: when the feeder was slowed, or would have been, from and to.
       blind: when the camera was at fault, from and to.
     """
@@ -37,6 +38,7 @@ class Watch:
     start: float
     end: float
     alarms: list[float] = field(default_factory=list)
+    all_alarms: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
     slowed: list[tuple[float, float | None]] = field(default_factory=list)
     blind: list[tuple[float, float | None]] = field(default_factory=list)
@@ -53,6 +55,11 @@ class Watch:
         """Alarms that no stop followed."""
         return sum(not any(0 <= stop - at <= MEANT_S for stop in self.stops) for at in self.alarms)
 
+    def most(self) -> int:
+        """The most alarms that came within ten minutes."""
+        times = np.sort(self.all_alarms)
+        return int((np.searchsorted(times, times + FLOOD_S, side="right") - np.arange(len(times))).max(initial=0))
+
     def seconds(self, spans: list[tuple[float, float | None]]) -> float:
         return sum((self.end if to is None else to) - start for start, to in spans)
 
@@ -68,9 +75,11 @@ def watches(rows: Iterable[Row]) -> list[Watch]:
             continue
         now = found[-1]
         now.end = max(now.end, time)
+        came = entry.kind == "alarm" and not _active(entry.before) and _active(entry.after)
+        now.all_alarms += [time] * came
         match entry.kind, entry.name:
-            case "alarm", name if name == JAM and not _active(entry.before) and _active(entry.after):
-                now.alarms.append(time)
+            case "alarm", name if name == JAM:
+                now.alarms += [time] * came
             case "alarm", name if name == CAMERA:
                 _span(now.blind, time, _active(entry.after))
             case "would", _:
@@ -101,7 +110,7 @@ def report(path: Path, shift_hours: float) -> None:
     changed = journal.broken(rows)
     table = Table(title=f"{path}, a shift being {shift_hours:g} h")
     columns = ("mode", "watched", "alarms a shift", "stops", "alarmed before", "lead, median (least)", "alarms in vain")
-    for column in (*columns, "slowed", "blind"):
+    for column in (*columns, "slowed", "blind", "alarms of any kind an hour (most in ten minutes)"):
         table.add_column(column)
     for watch in watches(rows):
         table.add_row(watch.mode, *_cells(watch, shift_hours))
@@ -124,6 +133,7 @@ def _cells(watch: Watch, shift_hours: float) -> list[str]:
         str(watch.vain()),
         f"{len(watch.slowed)} times, {_share(watch.seconds(watch.slowed), whole)}",
         _share(watch.seconds(watch.blind), whole),
+        f"{len(watch.all_alarms) / hours:.1f} ({watch.most()})" if hours else "-",
     ]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
-from runtime.camera import Frame, open_camera
+from runtime.camera import Frame, open_cameras
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
@@ -34,7 +34,6 @@ from wm.errors import InputError
 log = logging.getLogger("flinch")
 
 HELD_S = 1.0
-JITTER = 0.75  # frames
 
 
 def run(settings: Settings) -> None:
@@ -44,23 +43,23 @@ def run(settings: Settings) -> None:
       InputError: bundle, camera or register map cannot be used.
     """
     model = load(settings)
-    camera = open_camera(settings, model.spec)
+    cameras = open_cameras(settings, model.spec)
     stop = Event()
     watch = Watch(settings, model)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     why = "it failed"
     try:
-        while not stop.is_set() and not camera.ended:
-            frame = camera.next()
-            if frame is not None or not camera.ended:
-                watch.turn(frame, camera.dropped)
+        while not stop.is_set() and not cameras.ended:
+            frames = cameras.next()
+            if not cameras.ended or all(frames):
+                watch.turn(frames, cameras.dropped)
                 notify("READY=1\nWATCHDOG=1")
         why = "told to stop" if stop.is_set() else "the camera ended"
     finally:
         notify("STOPPING=1")
         watch.close(why)
-        camera.close()
+        cameras.close()
 
 
 class Watch:
@@ -74,7 +73,8 @@ class Watch:
         self._model = model
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
-        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
+        names = [camera.name for camera in settings.cameras]
+        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names)
         self._loop.warm_up()
         self._lines = Lines(open_log(settings.out))
         self._tick_log = TickLog(self._lines)
@@ -83,70 +83,77 @@ class Watch:
         about = f"bundle {bundle.digest(settings.bundle)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
         clips = settings.out / "clips"
-        self._window = None if settings.page is None else Window(settings.page, journal, clips)
-        self._recorder = None
+        self._window = None if settings.page is None else Window(settings.page, journal, clips, names)
+        self._recorders = {}
         if settings.recorder is not None:
-            self._recorder = Recorder(settings.recorder, clips, model.spec.rate_hz, self._written)
-        self._masks, self._alarmed = settings.camera.masks, False
+            self._recorders = {
+                name: Recorder(settings.recorder, clips, model.spec.rate_hz, self._written) for name in names
+            }
+        self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(connect(settings.plc, registers))
-        self._run, self._time = -1, 0.0
 
-    def turn(self, frame: Frame | None, dropped: int) -> None:
-        """One frame, or that none came in time: score it, tell the PLC, write down and show what there is."""
+    def turn(self, frames: Sequence[Frame | None], dropped: int) -> None:
+        """A frame of each camera, None where none came in time: score, tell the PLC, write down and show what there
+        is.
+        """
         if self._window is not None:
             self._window.keep()
             self._window.hear(self._desk)
         self._loop.mode = self._desk.mode
         status = None if self._link is None else self._link.refreshed()
-        tick, action = self._scored(frame, status)
+        tick, action = self._scored(frames, status)
         if self._link is not None:
             state = status.state if isinstance(status, Status) else None
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
-            self._link.post(tick.command, None if frame is None else frame.arrived)
+            self._link.post(tick.command, min((frame.arrived for frame in frames if frame), default=None))
         latency_s = None if self._link is None else self._link.latency_s
         self._desk.take(tick, status, None if self._window is None else self._window.fault)
         self._tick_log.write(tick, status, dropped, latency_s)
-        image = None if frame is None else masked(frame.image, self._masks)
-        self._record(tick, image)
+        images = [frame and masked(frame.image, masks) for frame, masks in zip(frames, self._masks, strict=True)]
+        self._record(tick, images)
         if self._window is not None:
-            ahead = None if tick.fault else self._loop.look_ahead(action)
-            shown = None if ahead is None else masked(drawable(ahead[self._model.monitor.shown]), self._masks)
-            self._window.show(tick, status, self._desk, image, shown, dropped, latency_s)
+            ahead = self._loop.look_ahead(action)
+            shown = [
+                None if each is None else masked(drawable(each[self._model.monitor.shown]), masks)
+                for each, masks in zip(ahead, self._masks, strict=True)
+            ]
+            self._window.show(tick, status, self._desk, images, shown, dropped, latency_s)
 
-    def _record(self, tick: Tick, image: NDArray[np.uint8] | None) -> None:
+    def _record(self, tick: Tick, images: Sequence[NDArray[np.uint8] | None]) -> None:
+        """Every camera's turn; of an alarm the loudest camera keeps a clip."""
         raised, self._alarmed = tick.alarm.on and not self._alarmed, tick.alarm.on
-        if self._recorder is None or image is None or tick.surprise is None or tick.surprise.expected is None:
-            return
-        expected = masked(drawable(tick.surprise.expected), self._masks)
-        moment = Moment(image, expected, np.asarray(tick.surprise.map), tick.score)
-        self._recorder.take(moment, f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}" if raised else None)
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+        for number, (name, recorder) in enumerate(self._recorders.items()):
+            image, surprise = images[number], tick.glances[number].surprise
+            if image is None or surprise is None or surprise.expected is None:
+                continue
+            expected = masked(drawable(surprise.expected), self._masks[number])
+            moment = Moment(image, expected, np.asarray(surprise.map), float(surprise.score))
+            recorder.take(moment, f"{stamp}-{name}" if raised and number == tick.loudest else None)
 
     def _written(self, clip: str | None, why: str) -> None:
         self._scribe.post([Entry("clip", clip or "clip", "", "written" if clip else "lost", why)])
 
-    def _scored(self, frame: Frame | None, status: Status | Fault | None) -> tuple[Tick, NDArray[np.float32] | None]:
+    def _scored(
+        self, frames: Sequence[Frame | None], status: Status | Fault | None
+    ) -> tuple[Tick, NDArray[np.float32] | None]:
         """What the loop makes of it, and the action that it was under."""
-        if frame is None:
-            return self._loop.fault("no fresh frame from the camera", self._time), None
         known = self._tags.known
         sensors, action = self._tags.take(status)
-        if frame.run != self._run or self._tags.known != known:
+        if self._tags.known != known:
             self._loop.restart()
-        else:
-            self._loop.coast(missed(frame.time - self._time, self._model.spec.rate_hz), action)
-        self._run, self._time = frame.run, frame.time
-        return self._loop.tick(frame.image, sensors, action, frame.time), action
+        return self._loop.tick(frames, sensors, action), action
 
     def close(self, why: str) -> None:
         """Withdraws the request, and writes down why it ends."""
         if self._link is not None:
-            self._link.close(self._loop.fault("stopped", self._time).command)
-        if self._recorder is not None:
-            self._recorder.close()
+            self._link.close(self._loop.fault("stopped").command)
+        for recorder in self._recorders.values():
+            recorder.close()
         mode = self._desk.mode.name.lower()
-        self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._time:.2f}")])
+        self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._loop.time:.2f}")])
         self._scribe.close()
         self._lines.close()
         if self._window is not None:
@@ -179,11 +186,6 @@ def allowed(settings: Settings, model: Bundle) -> Set[Mode]:
 
 def alarm_settings(model: Bundle, settings: Settings) -> AlarmSettings:
     return AlarmSettings.of(model.alarm, settings.act, model.spec.rate_hz)
-
-
-def missed(elapsed_s: float, rate_hz: float) -> int:
-    """Frames that are missing between two that came so far apart; three quarters of a frame are jitter."""
-    return max(0, int(elapsed_s * rate_hz - JITTER))
 
 
 class Tags:
@@ -244,7 +246,7 @@ class TickLog:
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "time": round(tick.time, 3),
             "score": None if tick.fault else round(tick.score, 4),
-            "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 4),
+            "drift": None if tick.drift is None else round(tick.drift, 4),
             "alarm": tick.alarm.on,
             "slow": tick.alarm.slow,
             "heartbeat": tick.command.heartbeat,

@@ -20,6 +20,7 @@ class CameraSettings(Section):
     """Where pictures come from.
 
     Attributes:
+      name: what it is called where there are several.
       source: "line" for the embedded line, an rtsp:// address, a device such as /dev/video0, or the path of a video
         file or of a folder of pictures.
       loop: start a file or folder again at its end.
@@ -28,6 +29,7 @@ class CameraSettings(Section):
       masks: rectangles (left, top, width, height) of the model's picture that are neither shown nor recorded.
     """
 
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,20}$")] = "camera"
     source: Annotated[str, Field(min_length=1)]
     loop: bool = False
     replay: bool = False
@@ -121,6 +123,7 @@ class Settings(Section):
     """Everything. Relative paths start from the working directory.
 
     Attributes:
+      cameras: one or several that the same bundle watches; the first sets the pace.
       logs: how the log on standard error is written, a line or a JSON object an event.
     """
 
@@ -128,25 +131,36 @@ class Settings(Section):
     out: Path
     logs: Literal["text", "json"] = "text"
     mode: Literal["off", "shadow", "advise", "act"] = "shadow"
-    camera: CameraSettings
+    cameras: Annotated[tuple[CameraSettings, ...], Field(min_length=1, max_length=16)]
     plc: PlcSettings | None = None
     act: ActSettings = ActSettings()
     page: PageSettings | None = None
     recorder: RecorderSettings | None = None
 
     @model_validator(mode="after")
+    def _cameras_are_told_apart(self) -> Self:
+        names = [camera.name for camera in self.cameras]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two cameras are called '{twice}'; give each a name of its own")
+        if [camera.source for camera in self.cameras].count("line") > 1:
+            raise ValueError("the embedded line has one camera; name it once")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:
-        if self.plc is None or self.plc.loopback or self.camera.live:
+        made_up = next((camera.source for camera in self.cameras if not camera.live), None)
+        if self.plc is None or self.plc.loopback or made_up is None:
             return self
-        if self.camera.source == "line":
+        if made_up == "line":
             raise ValueError(
                 f"the embedded line brings its own PLC, and plc.address is {self.plc.address}; "
-                "give camera.source the line's own camera, or plc.address one of 127.0.0.1"
+                "give the camera's source as the line's own camera, or plc.address as one of 127.0.0.1"
             )
         if self.mode == "act":
             raise ValueError(
-                f"pictures from {self.camera.source} must not drive the PLC at {self.plc.address}; "
-                "give camera.source the line's own camera, or set mode to shadow"
+                f"pictures from {made_up} must not drive the PLC at {self.plc.address}; "
+                "give the camera's source as the line's own camera, or set mode to shadow"
             )
         return self
 

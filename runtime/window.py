@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
@@ -31,8 +32,8 @@ LOUD = 2.0  # surprise that is drawn brightest
 class Window:
     """Shows one runtime. The page's process ends with it."""
 
-    def __init__(self, settings: PageSettings, journal: Path, clips: Path) -> None:
-        self._settings, self._journal, self._clips = settings, journal, clips
+    def __init__(self, settings: PageSettings, journal: Path, clips: Path, cameras: Sequence[str]) -> None:
+        self._settings, self._journal, self._clips, self._cameras = settings, journal, clips, cameras
         self._board = Board()
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mine.setblocking(False)
@@ -74,21 +75,29 @@ class Window:
         tick: Tick,
         status: Status | Fault | None,
         desk: Desk,
-        image: NDArray[np.uint8] | None,
-        ahead: NDArray[np.uint8] | None,
+        images: Sequence[NDArray[np.uint8] | None],
+        ahead: Sequence[NDArray[np.uint8] | None],
         dropped: int,
         latency_s: float | None,
     ) -> None:
-        """One turn: what is seen and foretold, and what stands; also how many frames nobody looked at so far, and how
-        long the last command took from the camera's frame until the PLC had it.
+        """One turn: what each camera sees and foretells, and what stands; also how many frames nobody looked at so
+        far, and how long the last command took from the camera's frame until the PLC had it.
         """
-        pictures = [] if image is None else [Picture("camera", image)]
-        if ahead is not None:
-            pictures.append(Picture("ahead", ahead))
-        if tick.surprise is not None:
-            pictures.append(Picture("map", drawable(tick.surprise.map / LOUD)))
+        maps = [None if each.surprise is None else drawable(each.surprise.map / LOUD) for each in tick.glances]
+        pictures = [
+            Picture(f"{camera} {kind}", picture)
+            for kind, drawn in (("now", images), ("ahead", ahead), ("map", maps))
+            for camera, picture in zip(self._cameras, drawn, strict=False)
+            if picture is not None
+        ]
         self._turns += 1
-        told = {"turns": self._turns, "dropped": dropped, "latency_s": latency_s, "mode": desk.mode.name.lower()}
+        told = {
+            "turns": self._turns,
+            "dropped": dropped,
+            "latency_s": latency_s,
+            "mode": desk.mode.name.lower(),
+            "cameras": list(self._cameras),
+        }
         self._board.write({**_facts(tick, status), **told, "alarms": desk.standing()}, pictures)
 
     def close(self) -> None:
@@ -128,7 +137,7 @@ def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
         "at": time(),
         "time": round(tick.time, 2),
         "score": None if tick.fault else round(tick.score, 3),
-        "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 3),
+        "drift": None if tick.drift is None else round(tick.drift, 3),
         "alarm": tick.alarm.on,
         "slow": tick.alarm.slow,
         "request": tick.command.speed_request,

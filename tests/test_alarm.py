@@ -36,6 +36,11 @@ def test_the_alarm_goes_after_the_off_delay() -> None:
     assert [state.on for state in states] == [False] * 2 + [True] * 10 + [False]
 
 
+def test_an_alarm_that_stands_does_not_go_for_a_score_within_the_deadband_and_none_comes_for_it() -> None:
+    assert [state.on for state in run([1.0] * 3 + [0.96] * 9 + [0.94] * 5)] == [False] * 2 + [True] * 14 + [False]
+    assert not any(state.on for state in run([0.99] * 9))
+
+
 def test_the_feeder_is_slowed_at_once_and_for_at_least_the_hold() -> None:
     states = run([2.0] * 3 + [0.0] * 40)
     slowed = [i for i, state in enumerate(states) if state.slow]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from runtime import camera as camera_module
-from runtime.camera import Camera, Frame, Live, open_camera
+from runtime.camera import Camera, Cameras, Frame, Live, Replay, open_camera
 from runtime.settings import CameraSettings, Settings
 from wm.config import FootageSpec
 from wm.data import video
@@ -42,7 +42,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def camera_of(source: Path | str, *, replay: bool = False, loop: bool = False) -> Camera:
     camera = CameraSettings(source=str(source), replay=replay, loop=loop)
-    return open_camera(Settings(bundle=Path("b"), out=Path("o"), camera=camera), SPEC)
+    return open_camera(Settings(bundle=Path("b"), out=Path("o"), cameras=(camera,)), camera, SPEC)
 
 
 def everything(camera: Camera) -> list[Frame]:
@@ -170,8 +170,10 @@ def test_a_camera_that_cannot_be_reached_is_waited_for() -> None:
 
 
 def test_the_embedded_line_is_a_camera_at_real_time_pace() -> None:
+    line = CameraSettings(source="line", seed=3)
     camera = open_camera(
-        Settings(bundle=Path("b"), out=Path("o"), camera=CameraSettings(source="line", seed=3)),
+        Settings(bundle=Path("b"), out=Path("o"), cameras=(line,)),
+        line,
         FootageSpec(rate_hz=10.0, image=(64, 64, 3)),
     )
     frames: list[Frame] = []
@@ -205,3 +207,32 @@ def test_a_device_is_read_at_the_rate_of_the_model() -> None:
     assert np.ptp(frames[0].image) > 100
     assert frames[-1].time - frames[0].time >= 0.45
     assert time.monotonic() - began < 5.0
+
+
+def test_the_first_camera_sets_the_pace_and_of_others_the_latest_frame_stands_while_it_is_fresh():
+    def stream(*pauses_s: float) -> Iterator[Frame]:
+        for number, pause_s in enumerate(pauses_s):
+            time.sleep(pause_s)
+            yield Frame(np.full((1, 1, 3), number, np.uint8), float(number), 0)
+
+    first = Live(lambda: stream(*[0.1] * 10), age_s=0.3, endless=False)
+    other = Live(lambda: stream(0.05, 0.25, 0.1, 5.0), age_s=0.3, endless=False)
+    cameras = Cameras([first, other], age_s=0.3)
+    told = [cameras.next() for _ in range(10)]
+    cameras.close()
+    assert [frame.time for frame, _ in told if frame] == list(map(float, range(10)))
+    assert told[0][1] is None or told[1][1] is not None
+    seen = [frame.time for _, frame in told if frame]
+    assert sorted(seen) == seen and {0.0, 1.0, 2.0} == set(seen) and len(seen) > 3
+    assert told[-1][1] is None
+
+
+def test_several_recordings_are_replayed_in_step_and_end_with_the_first_that_ends():
+    def frames(count: int) -> Iterator[Frame]:
+        return (Frame(np.zeros((1, 1, 3), np.uint8), time / 10, 0) for time in range(count))
+
+    cameras, told = Cameras([Replay(frames(5)), Replay(frames(3))], age_s=0.3), []
+    while not cameras.ended:
+        told.append(cameras.next())
+    assert [[frame and frame.time for frame in turn] for turn in told[:3]] == [[0.0, 0.0], [0.1, 0.1], [0.2, 0.2]]
+    assert len(told) == 4 and told[3][0] is not None

@@ -35,7 +35,7 @@ class Runtime:
         self.path, self.port, self.time = folder / "journal.db", port, 0.0
         self.scribe = Scribe(Journal(self.path))
         self.desk = Desk(self.scribe, Mode.SHADOW, "bundle 1234", frozenset(Mode) - {Mode.ACT})
-        self.window = Window(PageSettings(port=port), self.path, folder / "clips")
+        self.window = Window(PageSettings(port=port), self.path, folder / "clips", ["belt", "infeed"])
 
     def turn(self, *, alarm: bool = False, camera: str | None = None, plc: str | None = None) -> None:
         self.window.keep()
@@ -45,7 +45,7 @@ class Runtime:
         tick = Tick(self.time, score, state, command, camera)
         status = None if plc is None else Fault(plc)
         self.desk.take(tick, status, self.window.fault)
-        self.window.show(tick, status, self.desk, PICTURE, PICTURE, 3, 0.004)
+        self.window.show(tick, status, self.desk, [PICTURE, None], [PICTURE, None], 3, 0.004)
         self.time += 0.1
 
     def turns(self, seconds: float, **facts: Any) -> None:
@@ -219,7 +219,9 @@ def test_an_operator_sees_an_alarm_acknowledges_and_shelves_it_and_changes_the_m
         assert page.inner_text("#mode") == "shadow"
         assert page.inner_text("#now") == "1.50"
         assert "jam ahead" in page.inner_text("#alarms")
-        assert page.eval_on_selector("#seen", "picture => picture.naturalWidth") == 64
+        assert page.eval_on_selector("#pictures .now", "picture => picture.naturalWidth") == 64
+        assert page.eval_on_selector_all("#pictures .now", "pictures => pictures.length") == 2
+        assert "infeed, now" in page.inner_text("#pictures").lower()
 
         page.click("button:text-is('Acknowledge')")
         assert "Who are you?" in page.inner_text("#told")

@@ -52,6 +52,7 @@ def written(tmp_path):
 def test_alarms_leads_stops_and_slow_downs_are_counted_run_by_run(written):
     shadow, act = report.watches(journal.read(written))
     assert (shadow.mode, shadow.start, shadow.end) == ("shadow", 100.0, 3700.0)
+    assert (shadow.all_alarms, shadow.most(), act.most()) == ([200.0, 400.0, 420.0], 3, 0)
     assert (shadow.alarms, shadow.stops, shadow.leads(), shadow.vain()) == (
         [200.0, 400.0],
         [202.5, 900.0],

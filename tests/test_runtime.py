@@ -21,13 +21,15 @@ import pytest
 from runtime import journal
 from runtime.__main__ import Flags, main
 from runtime.alarm import AlarmSettings
+from runtime.camera import Frame
+from runtime.eyes import missed
 from runtime.journal import Entry
 from runtime.line import server
 from runtime.line.rack import REGISTERS
 from runtime.loop import Loop, Tick
 from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode, Status, read_map
-from runtime.run import Tags, missed
+from runtime.run import Tags
 from wm import bundle, model, surprise
 from wm.bundle import Bundle
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
@@ -60,7 +62,7 @@ def untrained(spec: FootageSpec, threshold: float) -> Bundle:
 
 def watch(loop: Loop, frames: int) -> list[Tick]:
     pictures = np.random.default_rng(0).integers(0, 255, (frames, 16, 16, 3), dtype=np.uint8)
-    return [loop.tick(picture, None, None, t / 10) for t, picture in enumerate(pictures)]
+    return [loop.tick([Frame(picture, t / 10, 0)], None, None) for t, picture in enumerate(pictures)]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def calm(anxious: Bundle) -> Bundle:
 def test_the_heartbeat_advances_with_every_fresh_frame_and_stands_still_without(calm: Bundle) -> None:
     loop = Loop(calm, ALARM, Mode.ACT)
     assert [tick.command.heartbeat for tick in watch(loop, 3)] == [1, 2, 3]
-    fault = loop.fault("no fresh frame from the camera", 0.3)
+    fault = loop.tick([None], None, None)
     assert (fault.command.heartbeat, fault.fault) == (3, "no fresh frame from the camera")
     assert watch(loop, 1)[0].command.heartbeat == 4
 
@@ -88,7 +90,7 @@ def test_a_surprise_that_lasts_slows_the_feeder_until_the_camera_fails(anxious: 
     on = next(i for i, tick in enumerate(ticks) if tick.alarm.on)
     assert [tick.command.speed_request for tick in ticks] == [1.0] * on + [0.15] * (24 - on)
     assert min(tick.score for tick in ticks[on - 2 : on + 1]) >= 1.0
-    withdrawn = loop.fault("no fresh frame from the camera", 1.2).command
+    withdrawn = loop.tick([None], None, None).command
     assert (withdrawn.alarm, withdrawn.speed_request) == (False, 1.0)
 
 
@@ -113,24 +115,72 @@ def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> N
 def test_a_camera_that_sees_nothing_is_its_own_fault_and_no_jam(anxious: Bundle) -> None:
     loop = Loop(anxious, ALARM, Mode.ACT)
     assert watch(loop, 24)[-1].alarm.on
-    blank = loop.tick(np.zeros((16, 16, 3), np.uint8), None, None, 2.4)
+    blank = loop.tick([Frame(np.zeros((16, 16, 3), np.uint8), 2.4, 0)], None, None)
     assert (blank.fault, blank.alarm.on) == ("the camera's picture is blank", False)
     assert (blank.command.heartbeat, blank.command.speed_request) == (24, 1.0)
     same = watch(loop, 1)[0]
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    told = [loop.tick(picture, None, None, t / 10) for t in range(20)]
+    told = [loop.tick([Frame(picture, t / 10, 0)], None, None) for t in range(20)]
     assert same.fault is None
     assert [tick.fault for tick in told] == [None] * 19 + ["the camera's picture is frozen"]
 
 
 def test_frames_that_were_missed_are_coasted_over_and_after_too_many_the_monitor_starts_anew(calm: Bundle) -> None:
-    loop, spoilt = Loop(calm, ALARM, Mode.ACT), Loop(calm, ALARM, Mode.ACT)
-    watch(loop, 20)
-    loop.coast(2, None)
-    assert loop.tick(STRIPED, None, None, 2.2).score > 0.0
-    watch(spoilt, 20)
-    spoilt.coast(11, None)
-    assert spoilt.tick(STRIPED, None, None, 3.1).score == 0.0
+    for time_s, known in ((2.2, True), (3.1, False)):
+        loop = Loop(calm, ALARM, Mode.ACT)
+        watch(loop, 20)
+        told = loop.tick([Frame(STRIPED, time_s, 0)], None, None)
+        assert (told.score > 0.0) == known
+        assert told.glances[0].anew != known
+
+
+def test_a_frame_that_was_seen_already_tells_nothing_new(calm: Bundle) -> None:
+    loop, other = Loop(calm, ALARM, Mode.ACT), Loop(calm, ALARM, Mode.ACT)
+    watch(loop, 20), watch(other, 20)
+    frame, following = Frame(STRIPED, 2.0, 0), Frame(STRIPED[::-1], 2.1, 0)
+    first, again = (loop.tick([frame], None, None) for _ in range(2))
+    other.tick([frame], None, None)
+    assert (first.score, first.command.heartbeat + 1) == (again.score, again.command.heartbeat)
+    assert loop.tick([following], None, None).score == other.tick([following], None, None).score > 0.0
+
+
+def test_several_cameras_are_scored_as_each_would_be_alone_and_the_loudest_counts(calm: Bundle) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 2, 16, 16, 3), dtype=np.uint8)
+    pictures[:, 1] = pictures[:, 1] // 4 + 90
+    frames = [[Frame(picture, t / 10, 0) for picture in each] for t, each in enumerate(pictures)]
+    both = Loop(calm, ALARM, Mode.ACT, ["belt", "infeed"])
+    alone = [Loop(calm, ALARM, Mode.ACT) for _ in range(2)]
+    for each in frames:
+        together = both.tick(each, None, None)
+        scores = [loop.tick([frame], None, None).score for loop, frame in zip(alone, each, strict=True)]
+        np.testing.assert_allclose([float(one.surprise.score) for one in together.glances], scores, rtol=1e-4)
+        assert together.score == pytest.approx(max(scores), rel=1e-4)
+    assert scores[0] != scores[1]
+    assert together.loudest == int(np.argmax(scores))
+    assert [picture.shape for picture in both.look_ahead(None)] == [(2, 16, 16, 3)] * 2
+
+
+def test_one_camera_at_fault_withdraws_the_request_and_the_others_go_on(calm: Bundle) -> None:
+    pictures = np.random.default_rng(1).integers(0, 255, (30, 2, 16, 16, 3), dtype=np.uint8)
+    frames = [[Frame(picture, t / 10, 0) for picture in each] for t, each in enumerate(pictures)]
+    both, alone = Loop(calm, ALARM, Mode.ACT, ["belt", "infeed"]), Loop(calm, ALARM, Mode.ACT)
+    for each in frames[:20]:
+        both.tick(each, None, None), alone.tick(each[:1], None, None)
+    blind = both.tick([frames[20][0], None], None, None)
+    alone.tick(frames[20][:1], None, None)
+    assert blind.fault == "infeed: no fresh frame from the camera"
+    assert (blind.command.heartbeat, blind.glances[0].fault) == (20, None)
+    seen = both.tick(frames[21], None, None)
+    assert seen.fault is None and [each.anew for each in seen.glances] == [False, True]
+    expected = alone.tick(frames[21][:1], None, None).score
+    assert float(seen.glances[0].surprise.score) == pytest.approx(expected, rel=1e-4)
+    assert float(seen.glances[1].surprise.score) == 0.0
+
+
+def test_a_new_run_of_a_camera_forgets_the_alarm(anxious: Bundle) -> None:
+    loop = Loop(anxious, ALARM, Mode.ACT)
+    assert watch(loop, 24)[-1].alarm.on
+    assert not loop.tick([Frame(STRIPED, 2.4, 1)], None, None).alarm.on
 
 
 @pytest.mark.parametrize(("elapsed_s", "frames"), [(0.05, 0), (0.1, 0), (0.16, 0), (0.2, 1), (0.25, 1), (0.3, 2)])
@@ -174,7 +224,8 @@ def settings_file(tmp_path: Path, **values: Any) -> Path:
         sections.setdefault(section, []).append(
             f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
         )
-    lines = ["\n".join([f"[{section}]"] * bool(section) + keys) for section, keys in sections.items()]
+    heads = {"": [], "camera": ["[[cameras]]"]}
+    lines = ["\n".join(heads.get(section, [f"[{section}]"]) + keys) for section, keys in sections.items()]
     file = tmp_path / "settings.toml"
     file.write_text("\n".join(lines))
     return file
@@ -235,6 +286,32 @@ def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Pat
     assert [(entry.before, entry.after) for entry in would] == [("no", "yes")]
     assert would[0].why.startswith("score ") and would[0].why.endswith(" s")
     assert not [entry for entry in told if entry.kind == "plc"]
+
+
+def test_a_recorded_shift_of_two_cameras_replayed_again_gives_the_same_scores_and_alarms(
+    shop: Path, tmp_path: Path
+) -> None:
+    told = []
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        settings = settings_file(
+            tmp_path / run,
+            bundle=shop / "anxious",
+            camera__name="belt",
+            camera__source=shop / "belt.mp4",
+            camera__replay=True,
+            recorder__after_s=1.0,
+        )
+        other = f'[[cameras]]\nname = "infeed"\nsource = "{shop / "belt.mp4"}"\nreplay = true\nmasks = [[0, 0, 9, 9]]\n'
+        settings.write_text(settings.read_text() + "\n" + other)
+        assert start(settings).wait(120) == 0
+        ticks, entries = ticks_of(tmp_path / run), journal_of(tmp_path / run)
+        alarms = [(entry.name, entry.before, entry.after, entry.time) for entry in entries if entry.kind == "alarm"]
+        told.append(([(tick["time"], tick["score"], tick["alarm"]) for tick in ticks], alarms))
+        (clip,) = [entry.name for entry in entries if entry.kind == "clip"]
+        assert clip.endswith("-belt.mp4")
+    assert told[0] == told[1]
+    assert len(told[0][0]) == 30 and told[0][1][0][:3] == ("jam ahead", "normal", "unacknowledged")
 
 
 def test_told_to_stop_the_runtime_withdraws_its_request_and_killed_it_is_forgotten(shop: Path, tmp_path: Path) -> None:

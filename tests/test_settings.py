@@ -21,7 +21,7 @@ def test_the_shipped_example_is_valid_and_names_the_shipped_register_map() -> No
 
 def test_shadow_is_the_mode_of_those_who_do_not_choose(tmp_path: Path) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text('bundle = "b"\nout = "o"\n[camera]\nsource = "belt.mp4"\n')
+    file.write_text('bundle = "b"\nout = "o"\n[[cameras]]\nsource = "belt.mp4"\n')
     settings = read_settings(file)
     assert settings.mode_number is Mode.SHADOW
     assert settings.plc is None
@@ -51,7 +51,10 @@ def test_a_video_file_must_not_act_on_a_real_plc(tmp_path: Path) -> None:
         (("hold_s = 12.0", "hold_s = 45"), "longest_s = 30 is less than hold_s = 45"),
         (("unit = 1", "unit = 999"), "key 'plc.unit'"),
         (("bundle =", "# bundle ="), "key 'bundle' is missing"),
-        (("[camera]", "[camera"), "is not valid TOML"),
+        (("[[cameras]]", "[cameras"), "is not valid TOML"),
+        (("[plc]", '[[cameras]]\nsource = "belt.mp4"\n[plc]'), "two cameras are called 'camera'"),
+        (("[plc]", '[[cameras]]\nname = "b"\nsource = "line"\n[plc]'), "the embedded line has one camera"),
+        (("[plc]", '[[cameras]]\nname = "../b"\nsource = "b.mp4"\n[plc]'), "key 'cameras.1.name'"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_file_and_key(

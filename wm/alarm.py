@@ -1,10 +1,12 @@
-"""From scores to an alarm: on-delay and off-delay, counted in frames. A score of 1 is the threshold."""
+"""From scores to an alarm: on-delay, off-delay and deadband. A score of 1 is the threshold, delays count frames."""
 
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
 from wm.config import AlarmConfig
+
+DEADBAND = 0.05
 
 
 class Alarm(NamedTuple):
@@ -20,8 +22,10 @@ class Alarm(NamedTuple):
 
 
 def step(alarm: Alarm, score: float, *, on_frames: int, off_frames: int) -> Alarm:
-    """The alarm after one more score: on after `on_frames` in a row at or above 1, off after `off_frames` below."""
-    contrary = alarm.contrary + 1 if (score >= 1.0) != alarm.on else 0
+    """The alarm after one more score: on after `on_frames` in a row at or above 1, off after `off_frames` below that by
+    more than the deadband.
+    """
+    contrary = alarm.contrary + 1 if (score >= (1.0 - DEADBAND if alarm.on else 1.0)) != alarm.on else 0
     return Alarm(not alarm.on) if contrary >= (off_frames if alarm.on else on_frames) else Alarm(alarm.on, contrary)
 
 
