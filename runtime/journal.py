@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -101,6 +101,14 @@ class Journal:
             raise
         self._last = last
 
+    def retain(self, days: float) -> int:
+        """Removes what is before the first row that is younger, and how many rows that was; the rest still follows
+        itself.
+        """
+        before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
+        young = "SELECT MIN(id) FROM journal WHERE at >= ?"
+        return self._connection.execute(f"DELETE FROM journal WHERE id < ({young})", (before,)).rowcount
+
     def close(self) -> None:
         self._connection.close()
         self._lock.release()
@@ -122,12 +130,20 @@ def read(path: Path, after: int = -(2**63)) -> Iterator[Row]:
     Raises:
       InputError: there is no journal at `path`.
     """
+    return _rows(path, "WHERE id > ? ORDER BY id", after)
+
+
+def newest(path: Path, count: int) -> list[Row]:
+    """The last so many rows, the newest first; raises InputError as `read` does."""
+    return list(_rows(path, "ORDER BY id DESC LIMIT ?", count))
+
+
+def _rows(path: Path, which: str, value: int) -> Iterator[Row]:
+    columns = ", ".join(("id", *COLUMNS, "previous", "hash"))
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            columns = ", ".join(("id", *COLUMNS, "previous", "hash"))
-            for number, *told, previous, found in connection.execute(
-                f"SELECT {columns} FROM journal WHERE id > ? ORDER BY id", (after,)
-            ):
+            found_rows = connection.execute(f"SELECT {columns} FROM journal {which}", (value,))
+            for number, *told, previous, found in found_rows:
                 yield Row(number, Entry(**dict(zip(COLUMNS, told, strict=True))), previous, found)
     except sqlite3.Error as error:
         raise InputError(f"{path}: cannot be read as a journal ({error}); give a runtime's journal.db.") from error

@@ -5,10 +5,8 @@ import logging
 import signal
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,10 +74,15 @@ class Watch:
         names = [camera.name for camera in settings.cameras]
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names)
         self._loop.warm_up()
-        self._lines = Lines(open_log(settings.out))
+        self._lines = open_log(settings)
         self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"
-        self._scribe = Scribe(Journal(journal))
+        written = Journal(journal)
+        forgotten = written.retain(settings.retention.journal_days)
+        self._scribe = Scribe(written)
+        if forgotten:
+            why = f"older than {settings.retention.journal_days:g} days"
+            self._scribe.post([Entry("lost", "journal", str(forgotten), "0", why)])
         about = f"bundle {bundle.digest(settings.bundle)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
         clips = settings.out / "clips"
@@ -223,26 +226,29 @@ class Tags:
         return self._values[self._sensors], self._values[self._actions]
 
 
-def open_log(out: Path) -> IO[str]:
+def open_log(settings: Settings) -> Lines:
     """Opens ticks.jsonl of the run; raises InputError where the folder cannot be made."""
+    out = settings.out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return (out / "ticks.jsonl").open("a", encoding="utf-8", buffering=1)
+        return Lines(out / "ticks.jsonl", settings.retention.ticks_mb)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}); choose another 'out'.") from error
 
 
 class TickLog:
-    """One JSON line a tick, `at` by the wall clock and `time` by the source's; a line in the log where something
-    changes."""
+    """One JSON line a tick, with its number, `at` by the wall clock and `time` by the source's; a line in the log where
+    something changes."""
 
     def __init__(self, lines: Lines) -> None:
-        self._lines = lines
+        self._lines, self._turns = lines, 0
         self._alarm, self._fault, self._plc = False, "", NOT_YET.reason
 
     def write(self, tick: Tick, status: Status | Fault | None, dropped: int, latency_s: float | None) -> None:
         plc_fault = status.reason if isinstance(status, Fault) else ""
+        self._turns += 1
         line = {
+            "turn": self._turns,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "time": round(tick.time, 3),
             "score": None if tick.fault else round(tick.score, 4),

@@ -1,13 +1,15 @@
 """Threads that write the journal and other files, so that the loop never waits for a disk."""
 
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from queue import Full, Queue
 from threading import Condition, Thread
 from time import monotonic
-from typing import IO
 
 from runtime.journal import Entry, Journal, now
 
@@ -101,12 +103,13 @@ class Scribe:
 
 
 class Lines:
-    """Appends lines to a text file from a thread. While the disk does not take them, what is beyond `MOST_WAITING` is
-    dropped.
+    """Appends lines to a text file from a thread; at half of `most_mb` it becomes FILE.1, and what was that is gone.
+    While the disk does not take lines, what is beyond `MOST_WAITING` is dropped. Raises OSError.
     """
 
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
+    def __init__(self, path: Path, most_mb: float) -> None:
+        self._file = RotatingFileHandler(path, maxBytes=round(most_mb * 1e6 / 2), backupCount=1, encoding="utf-8")
+        self._file.handleError = lambda record: None  # type: ignore[method-assign]
         self._queue: Queue[str | None] = Queue(MOST_WAITING)
         self._thread = Thread(target=self._run, name="lines", daemon=True)
         self._thread.start()
@@ -122,7 +125,6 @@ class Lines:
         self._thread.join(timeout=2 * RETRY_S)
 
     def _run(self) -> None:
-        with self._file:
-            while (line := self._queue.get()) is not None:
-                with suppress(OSError):
-                    self._file.write(line + "\n")
+        while (line := self._queue.get()) is not None:
+            self._file.emit(logging.makeLogRecord({"msg": line}))
+        self._file.close()

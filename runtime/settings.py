@@ -119,6 +119,13 @@ class RecorderSettings(Section):
     most_mb: Annotated[float, Field(gt=0)] = 500.0
 
 
+class RetentionSettings(Section):
+    """How much is kept: of ticks.jsonl so many megabytes, of the journal so many days, looked at when it starts."""
+
+    ticks_mb: Annotated[float, Field(gt=0)] = 500.0
+    journal_days: Annotated[float, Field(gt=0)] = 1000.0
+
+
 class Settings(Section):
     """Everything. Relative paths start from the working directory.
 
@@ -136,6 +143,7 @@ class Settings(Section):
     act: ActSettings = ActSettings()
     page: PageSettings | None = None
     recorder: RecorderSettings | None = None
+    retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
     def _cameras_are_told_apart(self) -> Self:

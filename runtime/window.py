@@ -24,7 +24,7 @@ from runtime.registers import Status, state_name
 from runtime.requests import Answer, parse
 from runtime.settings import PageSettings
 
-RESTART_S = 1.0
+RESTART_S = 1.0, 30.0  # shortest and longest pause
 MOST_ASKED = 8  # of a turn; the rest waits for the next
 LOUD = 2.0  # surprise that is drawn brightest
 
@@ -40,6 +40,7 @@ class Window:
         self._process = self._start()
         self._turns = 0
         self._ended_at: float | None = None
+        self._pause_s = RESTART_S[0]
 
     @property
     def fault(self) -> str | None:
@@ -48,13 +49,15 @@ class Window:
         return None if code is None else f"page: its process ended with {code}"
 
     def keep(self) -> None:
-        """Starts the page again a second after it ended."""
+        """Starts the page again a second after it ended, and ever later where it ends at once."""
         if self._process.poll() is None:
-            self._ended_at = None
+            if monotonic() - self._began > RESTART_S[1]:
+                self._pause_s = RESTART_S[0]
         elif self._ended_at is None:
             self._ended_at = monotonic()
-        elif monotonic() - self._ended_at > RESTART_S:
+        elif monotonic() - self._ended_at > self._pause_s:
             self._process, self._ended_at = self._start(), None
+            self._pause_s = min(2 * self._pause_s, RESTART_S[1])
 
     def hear(self, desk: Desk) -> None:
         """Does what operators have asked since the last turn."""
@@ -106,6 +109,7 @@ class Window:
             end.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        self._began = monotonic()
         descriptors = self._board.descriptor, self._theirs.fileno()
         flags = {
             "--board": descriptors[0],

@@ -39,6 +39,33 @@ def test_entries_come_back_in_order_and_follow_each_other(written):
     assert [row.id for row in journal.read(written, after=7)] == [8, 9, 10]
 
 
+def test_the_newest_rows_are_read_without_the_others(written):
+    assert [row.id for row in journal.newest(written, 3)] == [10, 9, 8]
+    assert len(journal.newest(written, 99)) == 10
+
+
+def test_rows_that_are_too_old_go_and_the_rest_still_follows_itself(written):
+    with sqlite3.connect(written) as connection:
+        connection.execute("UPDATE journal SET at = '2019-01-01T00:00:00.000+00:00' WHERE id <= 4 OR id = 10")
+    log = Journal(written)
+    assert (log.retain(36_500), log.retain(1_000)) == (0, 4)
+    log.append([entry(10)])
+    log.close()
+    rows = list(journal.read(written))
+    assert [row.id for row in rows] == [*range(5, 12)]
+    assert journal.broken(rows[:5]) is None and rows[-1].previous == rows[-2].hash
+
+
+def test_a_file_of_lines_that_grew_to_half_of_its_size_is_the_older_half(tmp_path):
+    lines = scribe.Lines(tmp_path / "ticks.jsonl", most_mb=0.002)
+    for number in range(100):
+        lines.put(f"{number:09d}")
+    lines.close()
+    kept = [(tmp_path / name).read_text().split() for name in ("ticks.jsonl.1", "ticks.jsonl")]
+    assert all(sum(map(len, part)) <= 1000 for part in kept)
+    assert [*kept[0], *kept[1]] == [f"{number:09d}" for number in range(100)][-len(kept[0]) - len(kept[1]) :]
+
+
 def test_a_journal_goes_on_where_it_ended(written):
     again = Journal(written)
     again.append([entry(10)])

@@ -136,9 +136,8 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
         return StreamingResponse(turns(board, request), media_type="text/event-stream")
 
     async def rows(_: Request) -> Response:
-        found = await asyncio.to_thread(lambda: list(journal.read(path)))
-        told = [{"id": row.id, **{name: getattr(row.entry, name) for name in COLUMNS}} for row in found[-ROWS:]]
-        return JSONResponse(told[::-1])
+        found = await asyncio.to_thread(journal.newest, path, ROWS)
+        return JSONResponse([{"id": row.id, **{name: getattr(row.entry, name) for name in COLUMNS}} for row in found])
 
     async def clip(request: Request) -> Response:
         found = {file.name: file for file in clips.glob("*.mp4")}.get(request.path_params["name"])
