@@ -38,7 +38,7 @@ import sys
 import numpy as np
 from runtime.board import Board, Picture
 board = Board(int(sys.argv[1]))
-for number in range(3000):
+for number in range(10**9):
     board.write({"number": number}, [Picture("camera", np.full((64, 64, 3), number % 256, np.uint8))])
 """
 
@@ -47,12 +47,12 @@ def test_a_reader_never_sees_half_of_one_turn_and_half_of_another():
     board, seen = Board(), set()
     descriptor = board.descriptor
     with subprocess.Popen([sys.executable, "-c", WRITER, str(descriptor)], pass_fds=[descriptor]) as writer:
-        while writer.poll() is None:
+        while len(seen) < 500:
             found = board.read()
             if found is not None:
                 _, told, ((_, pixels),) = found
                 seen.add(told["number"])
                 assert np.all(pixels == told["number"] % 256)
-    assert writer.returncode == 0
-    assert len(seen) > 1
+            assert writer.poll() is None
+        writer.kill()
     board.close()

@@ -28,6 +28,7 @@ def recorded(
     for number in range(turns):
         film.take(moment(number), alarms.get(number))
     film.close()
+    film._thread.join(timeout=60)
     return told
 
 
