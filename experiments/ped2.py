@@ -164,8 +164,8 @@ def flow(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def trained(footage: Footage, out: Path, flags: Flags) -> Bundle:
-    """The world model, trained now or by an earlier start. What moves here is small and faint, so a nat is cheap; a
-    window is short, as nobody knows where people will have walked in three seconds.
+    """The world model, trained now or by an earlier start. A window is short, as nobody knows where people will have
+    walked in three seconds.
     """
     train.run(
         train.Flags(
@@ -176,8 +176,6 @@ def trained(footage: Footage, out: Path, flags: Flags) -> Bundle:
             batch=8,
             context=10,
             open_loop=6,
-            beta_dynamics=0.04,
-            beta_representation=0.004,
             gain=0.1,
             seed=flags.seed,
         )
