@@ -9,7 +9,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Stream(NamedTuple):
     process: subprocess.Popen[str]
 
     @property
-    def film(self) -> str:
+    def address(self) -> str:
         """Where the film comes from, over and over again."""
         return f"rtsp://{HOST}:{self.port}/{FILM}/play_count_0"
 
@@ -54,16 +54,16 @@ def read(picture: NDArray[np.uint8]) -> tuple[NDArray[np.float64], int]:
     return picture[np.ix_(*fields)].astype(float), int(bits @ (1 << np.arange(8)))
 
 
-def film(folder: Path) -> Path:
-    """Writes the film as cameras send it, H.264 with a key frame every half second."""
+def film(folder: Path, pictures: Iterable[NDArray[np.uint8]] | None = None, rate: int = RATE) -> Path:
+    """Writes a film as cameras send it, H.264 with a key frame every half second: of pictures, or of the numbers."""
     path = folder / FILM
     with av.open(str(path), "w") as container:
-        options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "18", "g": str(RATE // 2)}
-        stream = container.add_stream("libx264", rate=RATE, options=options)
+        options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "12", "g": str(max(1, rate // 2))}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
-        for number in range(NUMBERS):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(drawn(number), format="rgb24")))
+        for picture in pictures or map(drawn, range(NUMBERS)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
 

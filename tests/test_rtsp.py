@@ -65,7 +65,7 @@ def behind(frames: list[Frame]) -> list[float]:
 
 
 def test_frames_of_a_foreign_rtsp_server_are_what_was_sent_and_come_at_the_rate_of_the_model(folder: Path) -> None:
-    with streams.serving(folder) as stream, watching(stream.film) as camera:
+    with streams.serving(folder) as stream, watching(stream.address) as camera:
         frames = some(camera, 25)
     for frame in frames:
         assert np.abs(streams.read(frame.image)[0] - COLOURS).max() < 30
@@ -76,7 +76,7 @@ def test_frames_of_a_foreign_rtsp_server_are_what_was_sent_and_come_at_the_rate_
 
 
 def test_who_looks_seldom_sees_what_is_now_and_not_what_has_queued_up(folder: Path) -> None:
-    with streams.serving(folder) as stream, watching(stream.film) as camera:
+    with streams.serving(folder) as stream, watching(stream.address) as camera:
         frames = some(camera, 5)
         for _ in range(3):
             time.sleep(1.0)
@@ -87,8 +87,15 @@ def test_who_looks_seldom_sees_what_is_now_and_not_what_has_queued_up(folder: Pa
     assert np.ptp(behind(frames)) < LATE_S
 
 
+def test_a_slow_camera_is_seen_after_few_of_its_frames(tmp_path: Path) -> None:
+    streams.film(tmp_path, rate=5)
+    with streams.serving(tmp_path) as stream, watching(stream.address) as camera:
+        (frame,) = some(camera, 1)
+    assert streams.read(frame.image)[1] <= 18
+
+
 def test_a_foreign_rtsp_server_that_freezes_leaves_no_frame_and_thawed_it_shows_what_is_now(folder: Path) -> None:
-    with streams.serving(folder) as stream, watching(stream.film) as camera:
+    with streams.serving(folder) as stream, watching(stream.address) as camera:
         some(camera, 5)
         os.kill(stream.process.pid, signal.SIGSTOP)
         frozen = time.monotonic()
@@ -104,7 +111,7 @@ def test_a_foreign_rtsp_server_that_is_killed_is_found_again_and_the_password_is
     folder: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with streams.serving(folder) as stream, watching(stream.film.replace("//", "//flinch:s3cret@")) as camera:
+    with streams.serving(folder) as stream, watching(stream.address.replace("//", "//flinch:s3cret@")) as camera:
         some(camera, 5)
         stream.process.kill()
         stream.process.wait()
@@ -121,7 +128,7 @@ def test_a_foreign_rtsp_server_that_is_killed_is_found_again_and_the_password_is
 def test_a_film_that_a_foreign_rtsp_server_does_not_have_is_waited_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with streams.serving(tmp_path) as stream, watching(stream.film) as camera:
+    with streams.serving(tmp_path) as stream, watching(stream.address) as camera:
         end = time.monotonic() + 30
         while not caplog.records:
             assert camera.next() is None
