@@ -29,7 +29,12 @@ log = logging.getLogger("flinch")
 
 FRAME_AGE_S = 0.25
 CAPTURE = "v4l2"  # what FFmpeg calls devices of Video4Linux
-STREAM = {"rtsp_transport": "tcp", "fflags": "nobuffer", "fpsprobesize": "0"}  # or it counts 20 frames for their rate
+STREAM = {
+    "rtsp_transport": "tcp",
+    "allowed_media_types": "video",  # nobody listens, and pictures would wait for sound
+    "fflags": "nobuffer",
+    "fpsprobesize": "0",  # or it counts 20 frames for their rate
+}
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
 HELD_UP_S = 1.0  # after a gap, how long pictures that are behind are left out
 OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these

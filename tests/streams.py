@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 HOST = "127.0.0.1"
 FILM = "belt.mp4"
 RATE = 20
+SOUND_HZ = 16000
 NUMBERS = 256
 SIDE = 64
 COLOURS = np.array([[(200, 40, 40), (40, 200, 40)], [(40, 40, 200), (200, 200, 40)]], np.uint8)
@@ -54,7 +55,9 @@ def read(picture: NDArray[np.uint8]) -> tuple[NDArray[np.float64], int]:
     return picture[np.ix_(*fields)].astype(float), int(bits @ (1 << np.arange(8)))
 
 
-def film(folder: Path, pictures: Iterable[NDArray[np.uint8]] | None = None, rate: int = RATE) -> Path:
+def film(
+    folder: Path, pictures: Iterable[NDArray[np.uint8]] | None = None, *, rate: int = RATE, sound: bool = False
+) -> Path:
     """Writes a film as cameras send it, H.264 with a key frame every half second: of pictures, or of the numbers."""
     path = folder / FILM
     with av.open(str(path), "w") as container:
@@ -62,9 +65,16 @@ def film(folder: Path, pictures: Iterable[NDArray[np.uint8]] | None = None, rate
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width = stream.height = SIDE
         stream.pix_fmt = "yuv420p"
+        silence = container.add_stream("aac", rate=SOUND_HZ) if sound else None
         for picture in pictures or map(drawn, range(NUMBERS)):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
+        if silence is not None:
+            for start in range(0, SOUND_HZ * NUMBERS // rate, 1024):
+                heard = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                heard.sample_rate, heard.pts = SOUND_HZ, start
+                container.mux(silence.encode(heard))
+            container.mux(silence.encode())
     return path
 
 

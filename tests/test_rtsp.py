@@ -89,6 +89,13 @@ def test_who_looks_seldom_sees_what_is_now_and_not_what_has_queued_up(folder: Pa
     assert np.ptp(behind(frames)) < LATE_S
 
 
+def test_the_sound_of_a_camera_with_a_microphone_does_not_hold_its_pictures_up(tmp_path: Path) -> None:
+    streams.film(tmp_path, sound=True)
+    with streams.serving(tmp_path) as stream, watching(stream.address) as camera:
+        frames = some(camera, 25)
+    assert np.ptp(behind(frames)) < LATE_S
+
+
 def test_a_slow_camera_is_seen_after_few_of_its_frames(tmp_path: Path) -> None:
     streams.film(tmp_path, rate=5)
     with streams.serving(tmp_path) as stream, watching(stream.address) as camera:
