@@ -68,11 +68,11 @@ def behind(frames: list[Frame]) -> list[float]:
 
 def test_frames_of_a_foreign_rtsp_server_are_what_was_sent_and_come_at_the_rate_of_the_model(folder: Path) -> None:
     with streams.serving(folder) as stream, watching(stream.address) as camera:
-        frames = some(camera, 25)
+        frames = some(camera, 20)
     for frame in frames:
         assert np.abs(streams.read(frame.image)[0] - COLOURS).max() < 30
-    assert len({streams.read(frame.image)[1] for frame in frames}) == 25
-    assert frames[-1].arrived - frames[0].arrived > 24 / SPEC.rate_hz / 2
+    assert len({streams.read(frame.image)[1] for frame in frames}) == 20
+    assert frames[-1].arrived - frames[0].arrived > 19 / SPEC.rate_hz / 2
     assert {frame.run for frame in frames} == {0}
     assert np.ptp(behind(frames)) < LATE_S
 
@@ -80,12 +80,12 @@ def test_frames_of_a_foreign_rtsp_server_are_what_was_sent_and_come_at_the_rate_
 def test_who_looks_seldom_sees_what_is_now_and_not_what_has_queued_up(folder: Path) -> None:
     with streams.serving(folder) as stream, watching(stream.address) as camera:
         frames = some(camera, 5)
-        for _ in range(3):
+        for _ in range(2):
             time.sleep(1.0)
             (frame,) = some(camera, 1)
             assert time.monotonic() - frame.arrived < FRAME_AGE_S + LATE_S
             frames.append(frame)
-        assert camera.dropped >= 9
+        assert camera.dropped >= 6
     assert np.ptp(behind(frames)) < LATE_S
 
 
