@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from math import inf
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Condition, Event, Thread
@@ -28,7 +29,14 @@ log = logging.getLogger("flinch")
 
 FRAME_AGE_S = 0.25
 CAPTURE = "v4l2"  # what FFmpeg calls devices of Video4Linux
+STREAM = {
+    "rtsp_transport": "tcp",
+    "allowed_media_types": "video",  # nobody listens, and pictures would wait for sound
+    "fflags": "nobuffer",
+    "fpsprobesize": "0",  # or it counts 20 frames for their rate
+}
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
+HELD_UP_S = 1.0  # after a gap, how long pictures that are behind are left out
 OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these
 
 
@@ -241,11 +249,11 @@ def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
     """Frames of a network stream, or of a device of this `kind`, at the model's rate, by the time of their arrival;
     BrokenOffError where it fails.
     """
-    options = {"fflags": "nobuffer"} if kind else {"rtsp_transport": "tcp", "fflags": "nobuffer"}
+    options = {"fflags": "nobuffer"} if kind else STREAM
     try:
         with av.open(url, format=kind, timeout=(OPEN_S, READ_S), options=options) as container:
             due = monotonic()
-            for picture in container.decode(video=0):
+            for picture in punctual(container.decode(video=0), frame_age_s(spec)):
                 if (now := monotonic()) < due:
                     continue
                 due = max(due + 1 / spec.rate_hz, now - 1 / spec.rate_hz)
@@ -256,6 +264,22 @@ def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
     except IndexError as error:
         raise BrokenOffError("the stream has no video") from error
     raise BrokenOffError("the stream has ended")
+
+
+def punctual(pictures: Iterator[av.VideoFrame], age_s: float) -> Iterator[av.VideoFrame]:
+    """Leaves out pictures that are old when they come: after a gap, what was held up on the way comes all at once. By
+    their own time they must have caught up to `age_s`; a time that does not within a second is not believed.
+    """
+    shown, stamp = 0.0, None  # when the last one that was let through came, and its own time
+    came, gap = inf, -inf
+    for picture in pictures:
+        last, came, time = came, monotonic(), picture.time
+        if came - last > age_s:
+            gap = came
+        if stamp is not None and came - gap < HELD_UP_S and (time is None or came - shown - (time - stamp) > age_s):
+            continue
+        shown, stamp, gap = came, time, -inf
+        yield picture
 
 
 def _line(seed: int, port: int, spec: FootageSpec) -> Iterator[Frame]:

@@ -25,6 +25,17 @@ BACKOFF_S = 0.1, 1.0  # shortest and longest pause before the next attempt
 POLL_S = 0.05
 STALE_S = 0.5
 REFRESH_S = 0.02
+REFUSALS = {  # exception codes of the Modbus specification
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "device failure",
+    5: "accepted, but not done yet",
+    6: "device busy",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "device behind the gateway does not answer",
+}
 
 logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # faults are returned, and logged by who acts on them
 
@@ -105,7 +116,7 @@ class PlcClient:
             self._sequence = ((self._sequence or 0) + 1) % WORD
             words = encode_command(command._replace(sequence=self._sequence))
             self._limit(deadline)
-            _checked(self._client.write_registers(self._registers.address, words, device_id=self._unit))
+            _checked("write", self._client.write_registers(self._registers.address, words, device_id=self._unit))
             echo, status = self._read_area(deadline)
             if echo != words:
                 raise ModbusException("read-back differs from what was written; is there another writer?")
@@ -115,7 +126,8 @@ class PlcClient:
         """Command block and status, in one request."""
         self._limit(deadline)
         address, size = self._registers.address, self._registers.size
-        words = _checked(self._client.read_holding_registers(address, count=size, device_id=self._unit)).registers
+        reply = self._client.read_holding_registers(address, count=size, device_id=self._unit)
+        words = _checked("read", reply).registers
         return list(words[:COMMAND_WORDS]), self._registers.decode_status(words[COMMAND_WORDS:])
 
     def _limit(self, deadline: float) -> None:
@@ -155,9 +167,10 @@ def connect(plc: PlcSettings, registers: RegisterMap) -> PlcClient:
     return PlcClient(plc.address, registers, unit=plc.unit, tls=tls)
 
 
-def _checked(reply: ModbusPDU) -> ModbusPDU:
+def _checked(request: str, reply: ModbusPDU) -> ModbusPDU:
     if reply.isError():
-        raise ModbusException(f"refused the request ({reply})")
+        code = reply.exception_code
+        raise ModbusException(f"refused the {request} ({REFUSALS.get(code, f'exception code {code}')})")
     return reply
 
 
