@@ -9,6 +9,7 @@ from runtime.lifecycle import Life, Point, State
 
 JAM, DRIFT, CAMERA, PLC = "jam ahead", "drift", "camera", "PLC"
 JOURNAL, FLOOD, PAGE = "journal", "flood", "page"
+MQTT = "MQTT"
 POINTS: Final = {
     point.name: point
     for point in (
@@ -18,10 +19,12 @@ POINTS: Final = {
         Point(JOURNAL, 2, "what happens is not written down", "make room on the disk", latched=False),
         Point(FLOOD, 2, "Flinch no longer slows the feeder", "find out why it alarms so often", latched=False),
         Point(PAGE, 3, "nobody can look or ask", "wait: it is started again", latched=False),
+        Point(MQTT, 3, "nobody else in the plant is told", "look at network and broker", 3.0, 1.0, latched=False),
         Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps"),
     )
 }
 RESTS_ON_CAMERA: Final = {JAM, DRIFT}
+FAULTS: Final = (CAMERA, PLC, JOURNAL, PAGE, MQTT)
 States = Mapping[str, State]
 
 

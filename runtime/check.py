@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from runtime import sight
+from runtime import mqtt, sight
 from runtime.camera import Camera, open_camera
 from runtime.loop import Loop
 from runtime.plc import Fault, PlcClient, connect
@@ -44,7 +44,9 @@ def check(settings: Settings) -> int:
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """Bundle, folder, camera and PLC, one after the other; a fault of one does not keep the others from being seen."""
+    """Bundle, folder, camera, PLC and broker, one after the other; a fault of one keeps none of the others from being
+    seen.
+    """
     with ExitStack() as stack:
         loaded: list[Bundle] = []
         yield _found("bundle", lambda: _bundle(settings, loaded))
@@ -53,6 +55,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
             yield _found("camera", lambda: _camera(settings, loaded[0], stack))
         if settings.plc is not None:
             yield _found("PLC", lambda: _plc(settings, loaded))
+        if (broker := settings.mqtt) is not None:
+            yield _found("MQTT", lambda: mqtt.probe(broker))
 
 
 def _found(name: str, look: Callable[[], str]) -> Finding:

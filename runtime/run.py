@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
+from runtime.alarms import MQTT
 from runtime.camera import Frame, open_camera
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.loop import Loop, Tick
+from runtime.mqtt import Publisher
 from runtime.plc import NOT_YET, Fault, PlcLink, connect
 from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
@@ -83,6 +85,7 @@ class Watch:
         about = f"bundle {bundle.digest(settings.bundle)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
         clips = settings.out / "clips"
+        self._mqtt = None if settings.mqtt is None else Publisher(settings.mqtt)
         self._window = None if settings.page is None else Window(settings.page, journal, clips)
         self._recorder = None
         if settings.recorder is not None:
@@ -106,7 +109,10 @@ class Watch:
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
             self._link.post(tick.command, None if frame is None else frame.arrived)
         latency_s = None if self._link is None else self._link.latency_s
-        self._desk.take(tick, status, None if self._window is None else self._window.fault)
+        others = {MQTT: None if self._mqtt is None else self._mqtt.fault}
+        self._desk.take(tick, status, None if self._window is None else self._window.fault, others)
+        if self._mqtt is not None:
+            self._mqtt.show(tick, self._desk)
         self._tick_log.write(tick, status, dropped, latency_s)
         image = None if frame is None else masked(frame.image, self._masks)
         self._record(tick, image)
@@ -149,6 +155,8 @@ class Watch:
         self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._time:.2f}")])
         self._scribe.close()
         self._lines.close()
+        if self._mqtt is not None:
+            self._mqtt.close()
         if self._window is not None:
             self._window.close()
 

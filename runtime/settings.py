@@ -4,12 +4,21 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from runtime.registers import Mode
 from runtime.validate import read_toml
 
 Pixel = Annotated[int, Field(ge=0)]
+
+
+def _port(address: str) -> str:
+    if not 0 < int(address.rpartition(":")[2]) < 65536:
+        raise ValueError(f"{address} has no port from 1 to 65535; correct it")
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$"), AfterValidator(_port)]
 
 
 class Section(BaseModel):
@@ -59,17 +68,10 @@ class PlcSettings(Section):
     are.
     """
 
-    address: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
+    address: Address
     unit: Annotated[int, Field(ge=0, le=255)] = 1
     registers: Path
     tls: TlsSettings | None = None
-
-    @field_validator("address")
-    @classmethod
-    def _port(cls, address: str) -> str:
-        if not 0 < int(address.rpartition(":")[2]) < 65536:
-            raise ValueError(f"{address} has no port from 1 to 65535; correct it")
-        return address
 
     @property
     def loopback(self) -> bool:
@@ -117,6 +119,17 @@ class RecorderSettings(Section):
     most_mb: Annotated[float, Field(gt=0)] = 500.0
 
 
+class MqttSettings(Section):
+    """A broker that is told how Flinch does, at `address`, "host:port", below `topic`, which no other runtime may have.
+    The password of `username` is in the environment: FLINCH_MQTT_PASSWORD. With `authority`, a PEM file, it speaks TLS.
+    """
+
+    address: Address
+    topic: Annotated[str, Field(pattern=r"^[^#+$/\s]+(/[^#+$/\s]+)*$", max_length=200)]
+    username: Annotated[str, Field(min_length=1)] | None = None
+    authority: Path | None = None
+
+
 class Settings(Section):
     """Everything. Relative paths start from the working directory.
 
@@ -133,6 +146,7 @@ class Settings(Section):
     act: ActSettings = ActSettings()
     page: PageSettings | None = None
     recorder: RecorderSettings | None = None
+    mqtt: MqttSettings | None = None
 
     @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:
