@@ -67,13 +67,18 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _bundle(settings: Settings, loaded: list[Bundle]) -> str:
-    model = load(settings)
+    found = load(settings)
+    model = found.model
     loaded.append(model)
     Loop(model, alarm_settings(model, settings), settings.mode_number).warm_up()
     assert model.spec.image
     height, width, _ = model.spec.image
     view = "knows its view" if View.of(model) else "knows no view, so a moved camera and failing light will not be told"
-    return f"{width}x{height} pixels at {model.spec.rate_hz:g} Hz, tags {', '.join(model.spec.tags) or 'none'}; {view}"
+    tags = ", ".join(model.spec.tags) or "none"
+    told = f"{found.path}: {width}x{height} pixels at {model.spec.rate_hz:g} Hz, tags {tags}; {view}"
+    if found.why is not None:
+        raise InputError(f"{found.why} Flinch would run on an earlier model, {told}")
+    return told
 
 
 def _folder(out: Path) -> str:

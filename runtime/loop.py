@@ -17,6 +17,7 @@ from wm.bundle import Bundle
 from wm.surprise import Surprise
 
 VALID_FOR_MS = 500
+NO_SCORE = "the model's score is not a number"
 
 
 class Tick(NamedTuple):
@@ -82,7 +83,7 @@ class Loop:
         self._monitor, surprise = self._bundle.watch(self._monitor, observation, self._taken(action))
         score = float(surprise.score)
         if not isfinite(score):
-            return self.fault("the model's score is not a number", time)
+            return self.fault(NO_SCORE, time)
         self._heartbeat += 1
         self._alarm = alarm.step(self._settings, self._alarm, score)
         slow, rate_hz = self._bundle.monitor.drift_alarm, self._bundle.spec.rate_hz

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
-from runtime.alarms import MQTT
+from runtime.alarms import BUNDLE, MQTT
 from runtime.camera import Frame, open_camera
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
+from runtime.known_good import Chosen, Probation, choose
 from runtime.loop import Loop, Tick
 from runtime.mqtt import Publisher
 from runtime.plc import NOT_YET, Fault, PlcLink, connect
@@ -45,10 +46,12 @@ def run(settings: Settings) -> None:
     Raises:
       InputError: bundle, camera or register map cannot be used.
     """
-    model = load(settings)
-    camera = open_camera(settings, model.spec)
+    found = load(settings)
+    if found.why is not None:
+        log.warning("watches with %s: %s", found.path, found.why)
+    camera = open_camera(settings, found.model.spec)
     stop = Event()
-    watch = Watch(settings, model)
+    watch = Watch(settings, found)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     why = "it failed"
@@ -72,8 +75,8 @@ class Watch:
       InputError: register map, folder or journal cannot be used.
     """
 
-    def __init__(self, settings: Settings, model: Bundle) -> None:
-        self._model = model
+    def __init__(self, settings: Settings, found: Chosen) -> None:
+        self._model, self._earlier = (model := found.model), found.why
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
@@ -82,8 +85,9 @@ class Watch:
         self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"
         self._scribe = Scribe(Journal(journal))
-        about = f"bundle {bundle.digest(settings.bundle)}"
+        about = f"bundle {bundle.digest(found.path)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
+        self._probation = Probation(found.path, bundles(settings), model.spec.rate_hz, self._kept)
         clips = settings.out / "clips"
         self._mqtt = None if settings.mqtt is None else Publisher(settings.mqtt)
         self._window = None if settings.page is None else Window(settings.page, journal, clips)
@@ -109,7 +113,8 @@ class Watch:
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
             self._link.post(tick.command, None if frame is None else frame.arrived)
         latency_s = None if self._link is None else self._link.latency_s
-        others = {MQTT: None if self._mqtt is None else self._mqtt.fault}
+        self._probation.turn(tick)
+        others = {BUNDLE: self._earlier, MQTT: None if self._mqtt is None else self._mqtt.fault}
         self._desk.take(tick, status, None if self._window is None else self._window.fault, others)
         if self._mqtt is not None:
             self._mqtt.show(tick, self._desk)
@@ -131,6 +136,10 @@ class Watch:
 
     def _written(self, clip: str | None, why: str) -> None:
         self._scribe.post([Entry("clip", clip or "clip", "", "written" if clip else "lost", why)])
+
+    def _kept(self, name: str, why: str | None) -> None:
+        told = "lost" if why else "kept"
+        self._scribe.post([Entry("bundle", name, "", told, why or "it has watched soundly for a minute")])
 
     def _scored(self, frame: Frame | None, status: Status | Fault | None) -> tuple[Tick, NDArray[np.float32] | None]:
         """What the loop makes of it, and the action that it was under."""
@@ -161,17 +170,22 @@ class Watch:
             self._window.close()
 
 
-def load(settings: Settings) -> Bundle:
-    """The bundle, if it can do what the settings ask of it; InputError where it cannot."""
-    model = bundle.load(settings.bundle)
-    if model.spec.image is None:
-        raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
-    if settings.mode == "act" and not model.spec.actions:
+def load(settings: Settings) -> Chosen:
+    """The bundle, or the one to fall back on, if it can do what the settings ask of it; InputError where it cannot."""
+    found = choose(settings.bundle, bundles(settings))
+    if found.model.spec.image is None:
+        raise InputError(f"{found.path}: this model has no camera; give a bundle that was trained on pictures.")
+    if settings.mode == "act" and not found.model.spec.actions:
         raise InputError(
-            f"{settings.bundle}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
+            f"{found.path}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
             "bundle that was trained on footage with the feeder's speed."
         )
-    return model
+    return found
+
+
+def bundles(settings: Settings) -> Path:
+    """Where bundles are kept that were sound."""
+    return settings.out / "bundles"
 
 
 def allowed(settings: Settings, model: Bundle) -> Set[Mode]:

@@ -26,6 +26,7 @@ from runtime.alarm import AlarmState
 from runtime.camera import Frame
 from runtime.desk import Desk
 from runtime.journal import Journal
+from runtime.known_good import Chosen
 from runtime.loop import Tick
 from runtime.mqtt import Publisher, due
 from runtime.registers import Command, Mode
@@ -208,7 +209,7 @@ def test_a_runtime_with_these_settings_tells_of_its_turns_and_of_its_end(broker:
         camera=CameraSettings(source="belt.mp4"),
         mqtt=MqttSettings(address=f"127.0.0.1:{broker.port}", topic=TOPIC),
     )
-    watch = Watch(settings, model)
+    watch = Watch(settings, Chosen(model, settings.bundle))
     watch.turn(Frame(np.eye(16, dtype=np.uint8)[..., None].repeat(3, -1), 0.0, 0), 0)
     wait_for(lambda: broker.last("state") and broker.last("online") == 1)
     assert broker.last("state")["mode"] == "shadow"
