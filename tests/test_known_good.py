@@ -19,9 +19,12 @@ from PIL import Image
 from runtime import journal, known_good
 from runtime.__main__ import Flags, main
 from runtime.alarm import AlarmState
+from runtime.camera import Frame
 from runtime.known_good import Probation, choose, copies, keep, whole
 from runtime.loop import NO_SCORE, Tick
 from runtime.registers import Command, Mode
+from runtime.run import Watch
+from runtime.settings import read_settings
 from wm import bundle
 from wm.config import FootageSpec, ModelConfig
 from wm.errors import InputError
@@ -250,6 +253,23 @@ def test_a_runtime_falls_back_with_an_alarm_and_a_check_says_so_and_without_a_co
     (alarm,) = [row.entry for row in rows if row.entry.name == "bundle"]
     assert (alarm.kind, alarm.after) == ("alarm", "unacknowledged")
     assert "card.md is damaged" in alarm.why
+
+
+def test_a_runtime_keeps_what_it_has_watched_with_for_long_enough_and_writes_it_down(
+    line: Path, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_good, "SOUND_S", 0.3)
+    known = read_settings(settings)
+    watch = Watch(known, choose(line, tmp_path / "out" / "bundles"))
+    for number, picture in enumerate(np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)):
+        watch.turn(Frame(picture, number / 10, 0), 0)
+    until = time.monotonic() + 60
+    while not (rows := [row for row in journal.read(known.out / "journal.db") if row.entry.kind == "bundle"]):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    watch.close("told to stop")
+    assert [(row.entry.name, row.entry.after) for row in rows] == [(bundle.digest(line), "kept")]
+    assert [whole(copy) for copy in copies(known.out / "bundles")] == [True]
 
 
 def test_a_copy_may_be_named_as_the_bundle(shop: list[Path], tmp_path: Path) -> None:
