@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from runtime.line.cartons import TAIL_RATE
 from runtime.registers import Mode
 from runtime.validate import read_toml
 
@@ -34,6 +35,7 @@ class CameraSettings(Section):
       loop: start a file or folder again at its end.
       replay: take every frame of a file or folder, as fast as the model can, instead of at its own pace.
       seed: of the embedded line.
+      tail_rate: of the embedded line, the share of its cartons that come badly.
       masks: rectangles (left, top, width, height) of the model's picture that are neither shown nor recorded.
     """
 
@@ -41,6 +43,7 @@ class CameraSettings(Section):
     loop: bool = False
     replay: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    tail_rate: Annotated[float, Field(ge=0, le=1)] = TAIL_RATE
     masks: tuple[tuple[Pixel, Pixel, Pixel, Pixel], ...] = ()
 
     @property
