@@ -77,12 +77,14 @@ class Publisher:
         self._thread.join(timeout=2 * FAREWELL_S)
 
     def _run(self) -> None:
-        pause = BACKOFF_S[0]
+        pause = 0.0
         while not self._stopping.is_set():
+            began = monotonic()
             try:
                 self._serve()
             except Exception as error:  # whatever a broken broker makes of the library, the next attempt comes
-                pause = BACKOFF_S[0] if self._fault is None else min(2 * pause, BACKOFF_S[1])
+                pause = 0.0 if monotonic() - began > BACKOFF_S[1] else pause
+                pause = min(max(2 * pause, BACKOFF_S[0]), BACKOFF_S[1])
                 self._fault = f"MQTT {self._settings.address}: {reason(error)}"
             self._stopping.wait(pause)
 

@@ -249,6 +249,22 @@ def test_a_frozen_broker_is_an_alarm_and_costs_no_turn_and_goes_once_it_thaws(br
 
 
 @needs_broker
+def test_two_runtimes_with_one_topic_put_each_other_out_and_that_is_an_alarm(
+    broker: Broker, running: Runtime, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    second = Runtime(tmp_path / "second", broker.port)
+
+    def turned() -> bool:
+        second.turn()
+        return running.alarmed or second.alarmed
+
+    running.until(turned)
+    second.close()
+    running.until(lambda: running.publisher.fault is None)
+
+
+@needs_broker
 def test_only_who_knows_the_password_is_let_in_and_a_refusal_is_told(
     tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
