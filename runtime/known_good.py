@@ -8,6 +8,7 @@ A copy appears whole or not at all, and is verified byte by byte before anything
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from wm.files import sync
 
 KEPT = 3
 SOUND_S = 60.0
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Chosen(NamedTuple):
@@ -66,7 +68,8 @@ def purpose(path: Path) -> FootageSpec | None:
 
 def copies(folder: Path) -> list[Path]:
     """The newest first."""
-    return sorted(folder.glob("[!.]*"), key=lambda copy: copy.stat().st_mtime_ns, reverse=True)
+    named = (copy for copy in folder.glob("*") if DIGEST.fullmatch(copy.name))
+    return sorted(named, key=lambda copy: copy.stat().st_mtime_ns, reverse=True)
 
 
 def whole(copy: Path, name: str | None = None) -> bool:

@@ -70,6 +70,13 @@ def test_the_three_that_were_sound_last_are_kept_whole(shop: list[Path], tmp_pat
     assert sorted(tmp_path.iterdir()) == sorted(copies(tmp_path))
 
 
+def test_what_somebody_else_put_beside_them_stays(shop: list[Path], tmp_path: Path) -> None:
+    mine = shutil.copytree(shop[4], tmp_path / "mine")
+    for path in shop[:4]:
+        kept(path, tmp_path)
+    assert whole(mine, bundle.digest(shop[4])) and len(copies(tmp_path)) == 3
+
+
 def test_a_sound_bundle_is_used_though_copies_are_there(shop: list[Path], line: Path, tmp_path: Path) -> None:
     kept(shop[1], tmp_path / "bundles")
     found = choose(line, tmp_path / "bundles")
@@ -210,6 +217,18 @@ def test_a_bundle_is_on_probation_until_it_has_watched_for_a_minute_without_a_fa
         probation.turn(watched)
     assert told == [(bundle.digest(line), None)]
     assert whole(tmp_path / "bundles" / bundle.digest(line))
+
+
+def test_what_cannot_be_kept_is_told(line: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(known_good, "Thread", Now)
+    monkeypatch.setattr(known_good, "SOUND_S", 0.1)
+    (tmp_path / "bundles").write_text("a file")
+    probation = Probation(line, tmp_path / "bundles", 10.0, lambda *words: told.append(words))
+    surprise = Surprise(*[np.zeros(())] * len(fields(Surprise)))
+    probation.turn(Tick(0.0, 0.5, AlarmState(), Command(1, Mode.SHADOW, False, 0.0, 1.0, 500), None, surprise))
+    ((name, why),) = told
+    assert (name, why is not None and "File exists" in why) == (bundle.digest(line), True)
 
 
 class Now:
