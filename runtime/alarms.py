@@ -9,6 +9,7 @@ from runtime.lifecycle import Life, Point, State
 
 JAM, DRIFT, CAMERA, PLC = "jam ahead", "drift", "camera", "PLC"
 JOURNAL, FLOOD, PAGE = "journal", "flood", "page"
+MQTT, BUNDLE = "MQTT", "bundle"
 POINTS: Final = {
     point.name: point
     for point in (
@@ -17,11 +18,14 @@ POINTS: Final = {
         Point(PLC, 2, "Flinch can ask the PLC for nothing", "look at the network and the PLC", 1.0, 1.0, latched=False),
         Point(JOURNAL, 2, "what happens is not written down", "make room on the disk", latched=False),
         Point(FLOOD, 2, "Flinch no longer slows the feeder", "find out why it alarms so often", latched=False),
+        Point(BUNDLE, 2, "Flinch runs on an earlier model", "put a sound bundle in place and start again"),
         Point(PAGE, 3, "nobody can look or ask", "wait: it is started again", latched=False),
+        Point(MQTT, 3, "nobody else in the plant is told", "look at network and broker", 3.0, 1.0, latched=False),
         Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps"),
     )
 }
 RESTS_ON_CAMERA: Final = {JAM, DRIFT}
+FAULTS: Final = (CAMERA, PLC, JOURNAL, PAGE, MQTT, BUNDLE)
 States = Mapping[str, State]
 
 

@@ -219,7 +219,7 @@ def open_camera(settings: Settings, camera: CameraSettings, spec: FootageSpec) -
     age_s = frame_age_s(spec)
     if camera.source == "line":
         port = int(settings.plc.address.rpartition(":")[2]) if settings.plc else 0
-        return Live(lambda: _line(camera.seed, port, spec), age_s=age_s, endless=False)
+        return Live(lambda: _line(camera.seed, camera.tail_rate, port, spec), age_s=age_s, endless=False)
     if camera.live:
         kind = CAPTURE if camera.device else None
         return Live(lambda: _stream(camera.source, spec, kind), age_s=age_s, endless=True)
@@ -282,12 +282,12 @@ def punctual(pictures: Iterator[av.VideoFrame], age_s: float) -> Iterator[av.Vid
         yield picture
 
 
-def _line(seed: int, port: int, spec: FootageSpec) -> Iterator[Frame]:
+def _line(seed: int, tail_rate: float, port: int, spec: FootageSpec) -> Iterator[Frame]:
     """The embedded line in a process of its own, at real-time pace, with its PLC in another; InputError where it
     cannot start or stops."""
     context = multiprocessing.get_context("spawn")
     pipe, remote = context.Pipe(duplex=False)
-    context.Process(target=_film, args=(remote, seed, port, spec), name="line", daemon=True).start()
+    context.Process(target=_film, args=(remote, seed, tail_rate, port, spec), name="line", daemon=True).start()
     remote.close()
     with pipe:
         while True:
@@ -301,7 +301,7 @@ def _line(seed: int, port: int, spec: FootageSpec) -> Iterator[Frame]:
             yield Frame(image, time, 0)
 
 
-def _film(pipe: Connection, seed: int, port: int, spec: FootageSpec) -> None:
+def _film(pipe: Connection, seed: int, tail_rate: float, port: int, spec: FootageSpec) -> None:
     """Runs in the child: the line, one scan every 20 ms, until nobody watches."""
     from runtime.line.line import SCANS_PER_FRAME, SPEC, Line  # noqa: PLC0415 - the parent does without the physics
 
@@ -311,7 +311,7 @@ def _film(pipe: Connection, seed: int, port: int, spec: FootageSpec) -> None:
         pipe.send(InputError("the bundle was not trained on the embedded line's pictures; choose another source."))
         return
     try:
-        with server.running(port=port) as plc, Line(seed, plc=plc.address) as line:
+        with server.running(port=port) as plc, Line(seed, tail_rate=tail_rate, plc=plc.address) as line:
             start = monotonic()
             while True:
                 for _ in range(SCANS_PER_FRAME):

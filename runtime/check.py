@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from runtime import sight
+from runtime import mqtt, sight
 from runtime.camera import Camera, open_camera
 from runtime.loop import Loop
 from runtime.plc import Fault, PlcClient, connect
@@ -45,7 +45,9 @@ def check(settings: Settings) -> int:
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """Bundle, folder, camera and PLC, one after the other; a fault of one does not keep the others from being seen."""
+    """Bundle, folder, camera, PLC and broker, one after the other; a fault of one keeps none of the others from being
+    seen.
+    """
     with ExitStack() as stack:
         loaded: list[Bundle] = []
         yield _found("bundle", lambda: _bundle(settings, loaded))
@@ -55,6 +57,8 @@ def findings(settings: Settings) -> Iterator[Finding]:
                 yield _found(camera.name, partial(_camera, settings, camera, loaded[0], stack))
         if settings.plc is not None:
             yield _found("PLC", lambda: _plc(settings, loaded))
+        if (broker := settings.mqtt) is not None:
+            yield _found("MQTT", lambda: mqtt.probe(broker))
 
 
 def _found(name: str, look: Callable[[], str]) -> Finding:
@@ -65,13 +69,18 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
 
 
 def _bundle(settings: Settings, loaded: list[Bundle]) -> str:
-    model = load(settings)
+    found = load(settings)
+    model = found.model
     loaded.append(model)
     Loop(model, alarm_settings(model, settings), settings.mode_number).warm_up()
     assert model.spec.image
     height, width, _ = model.spec.image
     view = "knows its view" if View.of(model) else "knows no view, so a moved camera and failing light will not be told"
-    return f"{width}x{height} pixels at {model.spec.rate_hz:g} Hz, tags {', '.join(model.spec.tags) or 'none'}; {view}"
+    tags = ", ".join(model.spec.tags) or "none"
+    told = f"{found.path}: {width}x{height} pixels at {model.spec.rate_hz:g} Hz, tags {tags}; {view}"
+    if found.why is not None:
+        raise InputError(f"{found.why} Flinch would run on an earlier model, {told}")
+    return told
 
 
 def _folder(out: Path) -> str:

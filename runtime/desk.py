@@ -2,12 +2,13 @@
 every change goes into the journal.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 from runtime import alarms, lifecycle
-from runtime.alarms import CAMERA, DRIFT, FLOOD, JAM, JOURNAL, PAGE, PLC, POINTS
+from runtime.alarms import CAMERA, DRIFT, FAULTS, FLOOD, JAM, JOURNAL, PAGE, PLC, POINTS
 from runtime.journal import Entry
 from runtime.lifecycle import State
 from runtime.loop import Tick
@@ -22,10 +23,12 @@ class Desk:
 
     Attributes:
       mode: what Flinch may do now.
+      faults: what is at fault now, in phrases.
     """
 
     def __init__(self, scribe: Scribe, mode: Mode, about: str, allowed: Set[Mode] = frozenset(Mode)) -> None:
         self.mode = mode
+        self.faults: list[str] = []
         self._scribe, self._allowed = scribe, allowed
         self._started = [Entry("start", "flinch", "", mode.name.lower(), about)]
         self._states = alarms.start()
@@ -37,10 +40,17 @@ class Desk:
         """Whether the operator does not want to hear of jams."""
         return self._states[JAM].shelved is not None
 
-    def take(self, tick: Tick, status: Status | Fault | None, page_fault: str | None = None) -> None:
-        """One turn, and what the PLC said last."""
+    def take(
+        self,
+        tick: Tick,
+        status: Status | Fault | None,
+        page_fault: str | None = None,
+        others: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
+        """One turn, what the PLC said last, and why `others` of the alarms are there."""
         self._time = f"{tick.time:.2f}"
-        reasons = self._reasons(tick, status, page_fault)
+        reasons = {**dict.fromkeys(POINTS), **self._reasons(tick, status, page_fault), **others}
+        self.faults = [reason for name in FAULTS if (reason := reasons[name])]
         self._states, entries = alarms.step(self._states, reasons, monotonic())
         why = reasons[JAM] or reasons[CAMERA] or "the alarm is over"
         self._post([*self._started, *entries, *self._requests(tick, why), *self._answers(status)])

@@ -18,6 +18,7 @@ from wm.surprise import MonitorState, Surprise
 from wm.types import Observation
 
 NO_FRAME = "no fresh frame from the camera"
+NO_SCORE = "the model's score is not a number"
 JITTER = 0.75  # frames
 
 
@@ -115,7 +116,7 @@ class Eyes:
 
     def _tell(self, number: int, surprise: Surprise) -> None:
         sound, anew = isfinite(float(surprise.score)), self._glances[number].anew
-        self._glances[number] = Glance(None, surprise, anew) if sound else Glance("the model's score is not a number")
+        self._glances[number] = Glance(None, surprise, anew) if sound else Glance(NO_SCORE)
 
     def _watch(
         self, images: list[NDArray[np.uint8]], sensors: NDArray[np.float32] | None, action: Array

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from wm.errors import InputError
 
-Kind = Literal["start", "stop", "mode", "alarm", "plc", "would", "clip", "lost"]
+Kind = Literal["start", "stop", "mode", "alarm", "plc", "would", "clip", "bundle", "lost"]
 GENESIS = "0" * 64
 COLUMNS = ("at", "time", "kind", "name", "before", "after", "why", "who")
 SCHEMA = f"""

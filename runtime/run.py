@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Event
 from time import monotonic
 
@@ -13,10 +14,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
+from runtime.alarms import BUNDLE, MQTT
 from runtime.camera import Frame, open_cameras
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
+from runtime.known_good import Chosen, Probation, choose
 from runtime.loop import Loop, Tick
+from runtime.mqtt import Publisher
 from runtime.plc import NOT_YET, Fault, PlcLink, connect
 from runtime.recorder import Moment, Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
@@ -40,10 +44,12 @@ def run(settings: Settings) -> None:
     Raises:
       InputError: bundle, camera or register map cannot be used.
     """
-    model = load(settings)
-    cameras = open_cameras(settings, model.spec)
+    found = load(settings)
+    if found.why is not None:
+        log.warning("watches with %s: %s", found.path, found.why)
+    cameras = open_cameras(settings, found.model.spec)
     stop = Event()
-    watch = Watch(settings, model)
+    watch = Watch(settings, found)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     why = "it failed"
@@ -67,8 +73,8 @@ class Watch:
       InputError: register map, folder or journal cannot be used.
     """
 
-    def __init__(self, settings: Settings, model: Bundle) -> None:
-        self._model = model
+    def __init__(self, settings: Settings, found: Chosen) -> None:
+        self._model, self._earlier = (model := found.model), found.why
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         names = [camera.name for camera in settings.cameras]
@@ -83,9 +89,11 @@ class Watch:
         if forgotten:
             why = f"older than {settings.retention.journal_days:g} days"
             self._scribe.post([Entry("lost", "journal", str(forgotten), "0", why)])
-        about = f"bundle {bundle.digest(settings.bundle)}"
+        about = f"bundle {bundle.digest(found.path)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
+        self._probation = Probation(found.path, bundles(settings), model.spec.rate_hz, self._kept)
         clips = settings.out / "clips"
+        self._mqtt = None if settings.mqtt is None else Publisher(settings.mqtt)
         self._window = None if settings.page is None else Window(settings.page, journal, clips, names)
         self._recorders = {}
         if settings.recorder is not None:
@@ -112,7 +120,11 @@ class Watch:
             tick = tick._replace(command=permitted(tick.command, state, muted=self._desk.muted))
             self._link.post(tick.command, min((frame.arrived for frame in frames if frame), default=None))
         latency_s = None if self._link is None else self._link.latency_s
-        self._desk.take(tick, status, None if self._window is None else self._window.fault)
+        self._probation.turn(tick)
+        others = {BUNDLE: self._earlier, MQTT: None if self._mqtt is None else self._mqtt.fault}
+        self._desk.take(tick, status, None if self._window is None else self._window.fault, others)
+        if self._mqtt is not None:
+            self._mqtt.show(tick, self._desk)
         self._tick_log.write(tick, status, dropped, latency_s)
         images = [frame and masked(frame.image, masks) for frame, masks in zip(frames, self._masks, strict=True)]
         self._record(tick, images)
@@ -139,6 +151,10 @@ class Watch:
     def _written(self, clip: str | None, why: str) -> None:
         self._scribe.post([Entry("clip", clip or "clip", "", "written" if clip else "lost", why)])
 
+    def _kept(self, name: str, why: str | None) -> None:
+        told = "lost" if why else "kept"
+        self._scribe.post([Entry("bundle", name, "", told, why or "it has watched soundly for a minute")])
+
     def _scored(
         self, frames: Sequence[Frame | None], status: Status | Fault | None
     ) -> tuple[Tick, NDArray[np.float32] | None]:
@@ -159,21 +175,28 @@ class Watch:
         self._scribe.post([Entry("stop", "flinch", mode, "", why, time=f"{self._loop.time:.2f}")])
         self._scribe.close()
         self._lines.close()
+        if self._mqtt is not None:
+            self._mqtt.close()
         if self._window is not None:
             self._window.close()
 
 
-def load(settings: Settings) -> Bundle:
-    """The bundle, if it can do what the settings ask of it; InputError where it cannot."""
-    model = bundle.load(settings.bundle)
-    if model.spec.image is None:
-        raise InputError(f"{settings.bundle}: this model has no camera; give a bundle that was trained on pictures.")
-    if settings.mode == "act" and not model.spec.actions:
+def load(settings: Settings) -> Chosen:
+    """The bundle, or the one to fall back on, if it can do what the settings ask of it; InputError where it cannot."""
+    found = choose(settings.bundle, bundles(settings))
+    if found.model.spec.image is None:
+        raise InputError(f"{found.path}: this model has no camera; give a bundle that was trained on pictures.")
+    if settings.mode == "act" and not found.model.spec.actions:
         raise InputError(
-            f"{settings.bundle}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
+            f"{found.path}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
             "bundle that was trained on footage with the feeder's speed."
         )
-    return model
+    return found
+
+
+def bundles(settings: Settings) -> Path:
+    """Where bundles are kept that were sound."""
+    return settings.out / "bundles"
 
 
 def allowed(settings: Settings, model: Bundle) -> Set[Mode]:

@@ -4,12 +4,22 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from runtime.line.cartons import TAIL_RATE
 from runtime.registers import Mode
 from runtime.validate import read_toml
 
 Pixel = Annotated[int, Field(ge=0)]
+
+
+def _port(address: str) -> str:
+    if not 0 < int(address.rpartition(":")[2]) < 65536:
+        raise ValueError(f"{address} has no port from 1 to 65535; correct it")
+    return address
+
+
+Address = Annotated[str, Field(pattern=r"^\S+:\d{1,5}$"), AfterValidator(_port)]
 
 
 class Section(BaseModel):
@@ -26,6 +36,7 @@ class CameraSettings(Section):
       loop: start a file or folder again at its end.
       replay: take every frame of a file or folder, as fast as the model can, instead of at its own pace.
       seed: of the embedded line.
+      tail_rate: of the embedded line, the share of its cartons that come badly.
       masks: rectangles (left, top, width, height) of the model's picture that are neither shown nor recorded.
     """
 
@@ -34,6 +45,7 @@ class CameraSettings(Section):
     loop: bool = False
     replay: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
+    tail_rate: Annotated[float, Field(ge=0, le=1)] = TAIL_RATE
     masks: tuple[tuple[Pixel, Pixel, Pixel, Pixel], ...] = ()
 
     @property
@@ -61,17 +73,10 @@ class PlcSettings(Section):
     are.
     """
 
-    address: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
+    address: Address
     unit: Annotated[int, Field(ge=0, le=255)] = 1
     registers: Path
     tls: TlsSettings | None = None
-
-    @field_validator("address")
-    @classmethod
-    def _port(cls, address: str) -> str:
-        if not 0 < int(address.rpartition(":")[2]) < 65536:
-            raise ValueError(f"{address} has no port from 1 to 65535; correct it")
-        return address
 
     @property
     def loopback(self) -> bool:
@@ -126,6 +131,17 @@ class RetentionSettings(Section):
     journal_days: Annotated[float, Field(gt=0)] = 1000.0
 
 
+class MqttSettings(Section):
+    """A broker that is told how Flinch does, at `address`, "host:port", below `topic`, which no other runtime may have.
+    The password of `username` is in the environment: FLINCH_MQTT_PASSWORD. With `authority`, a PEM file, it speaks TLS.
+    """
+
+    address: Address
+    topic: Annotated[str, Field(pattern=r"^[^#+$/\s]+(/[^#+$/\s]+)*$", max_length=200)]
+    username: Annotated[str, Field(min_length=1)] | None = None
+    authority: Path | None = None
+
+
 class Settings(Section):
     """Everything. Relative paths start from the working directory.
 
@@ -144,6 +160,7 @@ class Settings(Section):
     page: PageSettings | None = None
     recorder: RecorderSettings | None = None
     retention: RetentionSettings = RetentionSettings()
+    mqtt: MqttSettings | None = None
 
     @model_validator(mode="after")
     def _cameras_are_told_apart(self) -> Self:

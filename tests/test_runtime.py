@@ -457,10 +457,13 @@ def test_a_check_tells_every_fault_and_not_just_the_first(shop: Path, tmp_path: 
         camera__source=tmp_path / "nothing.mp4",
         plc__address="127.0.0.1:1",
         plc__registers=REGISTERS,
+        mqtt__address="127.0.0.1:1",
+        mqtt__topic="plant/line1",
     )
     assert main(Flags(what="check", settings=settings)) == 1
     told = " ".join(capsys.readouterr().out.split())
-    assert told.count("FAULT") == 2
+    assert told.count("FAULT") == 3
+    assert "MQTT 127.0.0.1:1: Connection refused; check address" in told
     assert "nothing.mp4" in told
     assert "no connection; check address" in told
 

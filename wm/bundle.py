@@ -165,13 +165,12 @@ def save(bundle: Bundle, path: Path) -> None:
         raise
 
 
-def load(path: str | Path) -> Bundle:
-    """Reads a bundle after checking every byte of it.
+def verify(path: Path) -> None:
+    """Checks every byte of a bundle.
 
     Raises:
       InputError: there is no bundle at `path`, or a file of it is missing, foreign or damaged; the message names it.
     """
-    path = Path(path)
     try:
         recorded = json.loads((path / "checksums.json").read_text())
     except OSError:
@@ -187,6 +186,16 @@ def load(path: str | Path) -> Bundle:
         if recorded.get(name) != found.get(name):
             state = "missing" if name not in found else "not part of the bundle" if name not in recorded else "damaged"
             raise InputError(f"{path / name} is {state}; copy the bundle again from where it was made.")
+
+
+def load(path: str | Path) -> Bundle:
+    """Reads a bundle after checking every byte of it.
+
+    Raises:
+      InputError: see `verify`, or it is of another format.
+    """
+    path = Path(path)
+    verify(path)
     document = json.loads((path / "bundle.json").read_text())
     if document["format"] != FORMAT:
         raise InputError(f"{path} has bundle format {document['format']}, this version reads {FORMAT}; train it again.")
