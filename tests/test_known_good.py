@@ -20,8 +20,8 @@ from runtime import journal, known_good
 from runtime.__main__ import Flags, main
 from runtime.alarm import AlarmState
 from runtime.camera import Frame
-from runtime.known_good import Probation, choose, copies, keep, whole
 from runtime.eyes import NO_SCORE, Glance
+from runtime.known_good import Probation, choose, copies, keep, whole
 from runtime.loop import Tick
 from runtime.registers import Command, Mode
 from runtime.run import Watch
@@ -286,7 +286,7 @@ def test_a_runtime_keeps_what_it_has_watched_with_for_long_enough_and_writes_it_
     known = read_settings(settings)
     watch = Watch(known, choose(line, tmp_path / "out" / "bundles"))
     for number, picture in enumerate(np.random.default_rng(0).integers(0, 255, (4, 16, 16, 3), np.uint8)):
-        watch.turn(Frame(picture, number / 10, 0), 0)
+        watch.turn([Frame(picture, number / 10, 0)], 0)
     until = time.monotonic() + 60
     while not (rows := [row for row in journal.read(known.out / "journal.db") if row.entry.kind == "bundle"]):
         assert time.monotonic() < until

@@ -146,7 +146,7 @@ def running(tmp_path: Path, free_port: int) -> Iterator[Runtime]:
 
 @needs_broker
 def test_who_listens_hears_mode_score_alarm_faults_and_the_standing_alarms(broker: Broker, running: Runtime) -> None:
-    running.until(lambda: broker.last("state"))
+    running.until(lambda: broker.last("state") and broker.last("alarms") is not None)
     assert (broker.last("online"), broker.last("alarms")) == (1, [])
     assert set(broker.last("state")) == {"mode", "score", "alarm", "faults"}
     assert (broker.last("state")["mode"], broker.last("state")["alarm"]) == ("shadow", False)

@@ -50,7 +50,7 @@ def test_a_video_file_must_not_act_on_a_real_plc(tmp_path: Path) -> None:
         (("127.0.0.1:5020", "10.0.0.5:502"), "the embedded line brings its own PLC"),
         (("hold_s = 12.0", "hold_s = 45"), "longest_s = 30 is less than hold_s = 45"),
         (("unit = 1", "unit = 999"), "key 'plc.unit'"),
-        (("# tail_rate = 0.05", "tail_rate = 5"), "key 'camera.tail_rate'"),
+        (("# tail_rate = 0.05", "tail_rate = 5"), "key 'cameras.0.tail_rate'"),
         (("[page]", '[mqtt]\naddress = "127.0.0.1:1883"\ntopic = "plant/#"\n[page]'), "key 'mqtt.topic'"),
         (("bundle =", "# bundle ="), "key 'bundle' is missing"),
         (("[[cameras]]", "[cameras"), "is not valid TOML"),
