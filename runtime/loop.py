@@ -56,12 +56,16 @@ class Loop:
         self._monitor, self._alarm, self._drift = bundle.start(), AlarmState(), wm.alarm.Alarm()
         self._view, self._sight = View.of(bundle), Sight()
 
-    def warm_up(self) -> None:
-        """Compiles the model, so that the first frame does not wait for it."""
+    def warm_up(self, *, shown: bool = False) -> None:
+        """Compiles the model, so that the first frame does not wait for it; also the pictures to come where they are
+        `shown`.
+        """
         shape = self._bundle.spec.image
         blank = None if shape is None else np.zeros(shape, np.uint8)
         state = self._bundle.coast(self._bundle.start(), self._bundle.action())
         state, _ = self._bundle.watch(state, self._bundle.observation(blank), self._bundle.action())
+        if shown:
+            self._bundle.look_ahead(state, self._bundle.action())
 
     def tick(
         self,

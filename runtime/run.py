@@ -80,7 +80,7 @@ class Watch:
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number)
-        self._loop.warm_up()
+        self._loop.warm_up(shown=settings.page is not None)
         self._lines = Lines(open_log(settings.out))
         self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"

@@ -133,6 +133,19 @@ def test_frames_that_were_missed_are_coasted_over_and_after_too_many_the_monitor
     assert spoilt.tick(STRIPED, None, None, 3.1).score == 0.0
 
 
+def test_after_the_warm_up_no_frame_waits_for_a_compilation(calm: Bundle) -> None:
+    def compiled() -> list[int]:
+        return [step._cache_size() for step in (bundle._watch, bundle._coast, bundle._look_ahead)]
+
+    loop = Loop(calm, ALARM, Mode.ACT)
+    loop.warm_up(shown=True)
+    before = compiled()
+    watch(loop, 3)
+    loop.coast(1, None)
+    assert loop.look_ahead(None) is not None
+    assert compiled() == before
+
+
 @pytest.mark.parametrize(("elapsed_s", "frames"), [(0.05, 0), (0.1, 0), (0.16, 0), (0.2, 1), (0.25, 1), (0.3, 2)])
 def test_jitter_is_no_missed_frame(elapsed_s: float, frames: int) -> None:
     assert missed(elapsed_s, 10.0) == frames
