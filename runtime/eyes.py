@@ -52,12 +52,15 @@ class Eyes:
         self._sights = [Sight() for _ in each]
         self._glances = [Glance() for _ in each]
 
-    def warm_up(self) -> None:
-        """Compiles the model, so that the first frame does not wait for it."""
-        shape = self._bundle.spec.image
+    def warm_up(self, *, shown: bool) -> None:
+        """Compiles everything, the pictures to come only where they are `shown`."""
+        shape, action = self._bundle.spec.image, self._bundle.action()
         assert shape is not None
-        self._coast(0, 1, self._bundle.action())
-        self._watch([np.zeros(shape, np.uint8)] * self._count, None, self._bundle.action())
+        for number in range(self._count):
+            self._coast(number, 1, action)
+        self._watch([np.zeros(shape, np.uint8)] * self._count, None, action)
+        if shown:
+            self._bundle.look_ahead(self._of(0), action)
         self.forget()
 
     def look(

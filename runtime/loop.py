@@ -76,9 +76,11 @@ class Loop:
         self._eyes = Eyes(bundle, len(cameras))
         self._alarm, self._drift = AlarmState(), wm.alarm.Alarm()
 
-    def warm_up(self) -> None:
-        """Compiles the model, so that the first frame does not wait for it."""
-        self._eyes.warm_up()
+    def warm_up(self, *, shown: bool = False) -> None:
+        """Compiles the model, so that the first frame does not wait for it; also the pictures to come where they are
+        `shown`.
+        """
+        self._eyes.warm_up(shown=shown)
 
     def tick(
         self,

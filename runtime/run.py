@@ -79,7 +79,7 @@ class Watch:
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         names = [camera.name for camera in settings.cameras]
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names)
-        self._loop.warm_up()
+        self._loop.warm_up(shown=settings.page is not None)
         self._lines = open_log(settings)
         self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"

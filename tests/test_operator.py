@@ -25,7 +25,7 @@ from runtime.registers import read_map
 
 CHROMIUM = shutil.which("chromium")
 SEED, TAIL_RATE = 42, 0.05  # carton 11 comes too close; it is in view after 10 s, and jams 3 s later where nobody slows
-LONG_MS = 60_000
+LONG_MS = 120_000
 SETTINGS = """
 bundle = "{bundle}"
 out = "{out}"
@@ -69,11 +69,11 @@ class Shift:
         file = folder / "settings.toml"
         places = {"bundle": BUNDLE, "out": self.out, "registers": REGISTERS, "plc": plc, "page": self.port}
         file.write_text(SETTINGS.format(seed=SEED, tail_rate=TAIL_RATE, **places))
-        self.process = subprocess.Popen([sys.executable, "-m", "runtime", "--settings", str(file)])
+        command = [sys.executable, "-m", "runtime", "--settings", str(file)]
+        self.process = subprocess.Popen(command)
         self.plc = f"127.0.0.1:{plc}"
-        wait_for(self._served)
 
-    def _served(self) -> bool:
+    def served(self) -> bool:
         assert self.process.poll() is None
         try:
             with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
@@ -101,9 +101,12 @@ class Shift:
 @pytest.fixture
 def shift(tmp_path: Path) -> Iterator[Shift]:
     found = Shift(tmp_path)
-    yield found
-    found.process.kill()
-    found.process.wait()
+    try:
+        wait_for(found.served)
+        yield found
+    finally:
+        found.process.kill()
+        found.process.wait()
 
 
 @pytest.fixture

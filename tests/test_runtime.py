@@ -183,6 +183,19 @@ def test_a_new_run_of_a_camera_forgets_the_alarm(anxious: Bundle) -> None:
     assert not loop.tick([Frame(STRIPED, 2.4, 1)], None, None).alarm.on
 
 
+def test_after_the_warm_up_no_frame_waits_for_a_compilation(calm: Bundle) -> None:
+    def compiled() -> list[int]:
+        return [step._cache_size() for step in (bundle._watch_all, bundle._coast, bundle._look_ahead)]
+
+    loop = Loop(calm, ALARM, Mode.ACT)
+    loop.warm_up(shown=True)
+    before = compiled()
+    watch(loop, 3)
+    loop.tick([Frame(STRIPED, 0.4, 0)], None, None)
+    assert loop.look_ahead(None)[0] is not None
+    assert compiled() == before
+
+
 @pytest.mark.parametrize(("elapsed_s", "frames"), [(0.05, 0), (0.1, 0), (0.16, 0), (0.2, 1), (0.25, 1), (0.3, 2)])
 def test_jitter_is_no_missed_frame(elapsed_s: float, frames: int) -> None:
     assert missed(elapsed_s, 10.0) == frames
