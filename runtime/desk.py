@@ -4,11 +4,10 @@ every change goes into the journal.
 
 from collections.abc import Callable, Mapping, Set
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 
 from runtime import alarms, lifecycle
-from runtime.alarms import CAMERA, DRIFT, FAULTS, FLOOD, JAM, JOURNAL, PAGE, PLC, POINTS
+from runtime.alarms import CAMERA, DRIFT, FAULTS, FLOOD, JAM, JOURNAL, PLC, POINTS
 from runtime.journal import Entry
 from runtime.lifecycle import State
 from runtime.loop import Tick
@@ -40,16 +39,10 @@ class Desk:
         """Whether the operator does not want to hear of jams."""
         return self._states[JAM].shelved is not None
 
-    def take(
-        self,
-        tick: Tick,
-        status: Status | Fault | None,
-        page_fault: str | None = None,
-        others: Mapping[str, str | None] = MappingProxyType({}),
-    ) -> None:
-        """One turn, what the PLC said last, and why `others` of the alarms are there."""
+    def take(self, tick: Tick, status: Status | Fault | None, others: Mapping[str, str | None]) -> None:
+        """One turn, what the PLC said last, and why `others` of the alarms are there, None where they are not."""
         self._time = f"{tick.time:.2f}"
-        reasons = {**dict.fromkeys(POINTS), **self._reasons(tick, status, page_fault), **others}
+        reasons = {**dict.fromkeys(POINTS), **self._reasons(tick, status), **others}
         self.faults = [reason for name in FAULTS if (reason := reasons[name])]
         self._states, entries = alarms.step(self._states, reasons, monotonic())
         why = reasons[JAM] or reasons[CAMERA] or "the alarm is over"
@@ -110,7 +103,7 @@ class Desk:
     def _post(self, entries: list[Entry], then: Callable[[], None] | None = None) -> None:
         self._scribe.post([entry._replace(time=self._time) for entry in entries], then)
 
-    def _reasons(self, tick: Tick, status: Status | Fault | None, page_fault: str | None) -> dict[str, str | None]:
+    def _reasons(self, tick: Tick, status: Status | Fault | None) -> dict[str, str | None]:
         at = f"at {tick.time:.1f} s"
         return {
             JAM: f"score {tick.score:.2f} {at}" if tick.alarm.on else None,
@@ -119,7 +112,6 @@ class Desk:
             PLC: status.reason if isinstance(status, Fault) else None,
             JOURNAL: self._scribe.fault,
             FLOOD: f"slowed as long as allowed {at}" if tick.alarm.rests else None,
-            PAGE: page_fault,
         }
 
     def _requests(self, tick: Tick, why: str) -> list[Entry]:

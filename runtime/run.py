@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from runtime.alarm import AlarmSettings, permitted
-from runtime.alarms import BUNDLE, MQTT
+from runtime.alarms import BUNDLE, MQTT, PAGE
 from runtime.camera import Frame, open_cameras
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
@@ -121,8 +121,9 @@ class Watch:
             self._link.post(tick.command, min((frame.arrived for frame in frames if frame), default=None))
         latency_s = None if self._link is None else self._link.latency_s
         self._probation.turn(tick)
-        others = {BUNDLE: self._earlier, MQTT: None if self._mqtt is None else self._mqtt.fault}
-        self._desk.take(tick, status, None if self._window is None else self._window.fault, others)
+        served = {PAGE: self._window, MQTT: self._mqtt}
+        others = {name: None if part is None else part.fault for name, part in served.items()}
+        self._desk.take(tick, status, {**others, BUNDLE: self._earlier})
         if self._mqtt is not None:
             self._mqtt.show(tick, self._desk)
         self._tick_log.write(tick, status, dropped, latency_s)

@@ -23,6 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from runtime import mqtt
 from runtime.alarm import AlarmState
+from runtime.alarms import MQTT
 from runtime.camera import Frame
 from runtime.desk import Desk
 from runtime.journal import Journal
@@ -105,7 +106,7 @@ class Runtime:
         tick = Tick(
             self.time, 0.25 + self.time, AlarmState(on=alarm), Command(1, Mode.SHADOW, False, 0, 1, 500), camera
         )
-        self.desk.take(tick, None, None, {"MQTT": self.publisher.fault})
+        self.desk.take(tick, None, {MQTT: self.publisher.fault})
         self.publisher.show(tick, self.desk)
         self.longest = max(self.longest, time.monotonic() - began)
         self.time += 0.1

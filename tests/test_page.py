@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import journal
 from runtime.alarm import AlarmState
+from runtime.alarms import PAGE
 from runtime.desk import Desk
 from runtime.journal import Journal
 from runtime.loop import Tick
@@ -44,7 +45,7 @@ class Runtime:
         command = Command(1, self.desk.mode, False, 0.0, 1.0, 500)
         tick = Tick(self.time, score, state, command, camera)
         status = None if plc is None else Fault(plc)
-        self.desk.take(tick, status, self.window.fault)
+        self.desk.take(tick, status, {PAGE: self.window.fault})
         self.window.show(tick, status, self.desk, [PICTURE, None], [PICTURE, None], 3, 0.004)
         self.time += 0.1
 
