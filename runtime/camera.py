@@ -30,6 +30,8 @@ FRAME_AGE_S = 0.25
 CAPTURE = "v4l2"  # what FFmpeg calls devices of Video4Linux
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
 OPEN_S, READ_S = 5.0, 1.0  # PyAV fires at two to three times these
+# FFmpeg looks into a stream for half a second, and keeps what it read then: the first key frame is in it.
+STREAM = {"rtsp_transport": "tcp", "analyzeduration": "500000", "fpsprobesize": "0"}
 
 
 class Frame(NamedTuple):
@@ -200,7 +202,7 @@ def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
     """Frames of a network stream, or of a device of this `kind`, at the model's rate, by the time of their arrival;
     BrokenOffError where it fails.
     """
-    options = {"fflags": "nobuffer"} if kind else {"rtsp_transport": "tcp", "fflags": "nobuffer"}
+    options = {"fflags": "nobuffer"} if kind else STREAM
     try:
         with av.open(url, format=kind, timeout=(OPEN_S, READ_S), options=options) as container:
             due = monotonic()

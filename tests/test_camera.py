@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.stream import RtspCamera
 from runtime import camera as camera_module
 from runtime.camera import Camera, Frame, Live, open_camera
 from runtime.settings import CameraSettings, Settings
@@ -159,6 +160,16 @@ def test_a_network_stream_that_stalls_is_a_fault_and_one_that_returns_is_found_a
         go_on.set()
         again = next(frame for frame in iter(camera.next, 0) if isinstance(frame, Frame) and frame.run > 0)
         assert again.image.shape == (16, 16, 3)
+        camera.close()
+
+
+def test_a_stream_is_seen_from_its_first_key_frame_on_and_not_from_its_second() -> None:
+    with RtspCamera([np.full((32, 32, 3), 2 * number, np.uint8) for number in range(100)]) as served:
+        camera = camera_of(served.address)
+        began = time.monotonic()
+        while camera.next() is None and time.monotonic() - began < 20.0:
+            pass
+        assert time.monotonic() - began < 10.0  # the second comes after 25 s
         camera.close()
 
 
