@@ -58,12 +58,13 @@ class RtspCamera:
     """Serves a film over and over at its rate; a with-block.
 
     Attributes:
+      pictures: the film, `[H, W, 3]` each.
       lens: what becomes of a picture on its way; None: it does not come.
     """
 
     def __init__(self, pictures: list[Picture]) -> None:
         self.lens: Callable[[Picture], Picture | None] = lambda picture: picture
-        self._pictures, self._port = pictures, 0
+        self.pictures, self._port = pictures, 0
         self._peers: set[socket.socket] = set()
         self.open()
 
@@ -118,7 +119,7 @@ class RtspCamera:
         packets = 0
         while True:
             time.sleep(max(0.0, began + number / RATE_HZ - time.monotonic()))
-            picture = self.lens(self._pictures[round(time.monotonic() * RATE_HZ) % len(self._pictures)])
+            picture = self.lens(self.pictures[round(time.monotonic() * RATE_HZ) % len(self.pictures)])
             number += 1
             if picture is None:
                 continue
