@@ -147,5 +147,5 @@ def _encoder(picture: Picture) -> av.VideoCodecContext:
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = picture.shape[:2]
     encoder.pix_fmt, encoder.framerate = "yuv420p", RATE_HZ
-    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "qp": "4"}
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "qp": "10"}  # a still picture stays as it is
     return encoder
