@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
         case None:
             plc, in_force = "none", False
     return {
-        "at": time(),
+        "at": monotonic(),
         "time": round(tick.time, 2),
         "score": None if tick.fault else round(tick.score, 3),
         "drift": None if tick.surprise is None else round(float(tick.surprise.drift), 3),
