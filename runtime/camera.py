@@ -214,6 +214,8 @@ def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
                 yield Frame(video.prepare(rgb, spec), now, 0, now)
     except (av.FFmpegError, OSError) as error:
         raise BrokenOffError(error.strerror or type(error).__name__) from error
+    except InputError as error:
+        raise BrokenOffError(str(error)) from error
     except IndexError as error:
         raise BrokenOffError("the stream has no video") from error
     raise BrokenOffError("the stream has ended")

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
@@ -171,6 +172,26 @@ def test_a_stream_is_seen_from_its_first_key_frame_on_and_not_from_its_second() 
             pass
         assert time.monotonic() - began < 10.0  # the second comes after 25 s
         camera.close()
+
+
+def test_a_stream_that_comes_back_too_small_for_the_crop_is_waited_for_until_it_is_right_again() -> None:
+    spec = replace(SPEC, crop=(0, 0, 48, 48))
+    with RtspCamera([np.full((64, 64, 3), 2 * number, np.uint8) for number in range(100)]) as served:
+        pictures = Live(lambda: camera_module._stream(served.address, spec, None), age_s=0.25, endless=True)
+
+        def seen(seconds: float) -> bool:
+            until = time.monotonic() + seconds
+            return any(pictures.next() is not None for _ in iter(lambda: time.monotonic() < until, False))
+
+        assert seen(10.0)
+        served.lens = lambda picture: picture[:32, :32]
+        served.hang_up()
+        seen(1.0)
+        assert not seen(1.0)
+        served.lens = lambda picture: picture
+        served.hang_up()
+        assert seen(10.0)
+        pictures.close()
 
 
 def test_a_camera_that_cannot_be_reached_is_waited_for() -> None:
