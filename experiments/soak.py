@@ -106,11 +106,14 @@ def plan(generator: Generator, frames: int, count: int, names: Sequence[str]) ->
     return [Planned(int(frame), str(name)) for frame, name in zip(moments, kinds, strict=True)]
 
 
-def missed(views: Sequence[View], spans: Sequence[tuple[float, float]]) -> int:
-    """How often the PLC saw the heartbeat stand still for longer than it trusts it, outside these spans of time."""
+def gaps(views: Sequence[View], spans: Sequence[tuple[float, float]]) -> list[float]:
+    """Seconds between one advance of the heartbeat and the next, as the PLC saw it, outside these spans of time."""
     beats = [now.at for before, now in pairwise(views) if now.heartbeat != before.heartbeat]
-    gaps = ((before, now) for before, now in pairwise(beats) if now - before > HEARTBEAT_S)
-    return sum(not any(began < now and before < ended for began, ended in spans) for before, now in gaps)
+    return [
+        now - before
+        for before, now in pairwise(beats)
+        if not any(began < now and before < ended for began, ended in spans)
+    ]
 
 
 def growth(samples: Sequence[float]) -> dict[str, float]:
@@ -172,7 +175,7 @@ def soaked(folder: Path, flags: Flags) -> dict[str, Any]:
                     bar.update(task, completed=camera.fed - first)
             seconds, fed = time.monotonic() - began, camera.fed - first
             spans = [(fault.began, fault.ended) for fault in befallen]
-            views = [view for view in onlooker.views if view.at > began]
+            beats = gaps([view for view in onlooker.views if view.at > began], spans)
         rows = runtime.journal()
     return {
         "frames": fed,
@@ -180,7 +183,8 @@ def soaked(folder: Path, flags: Flags) -> dict[str, Any]:
         "simulated_hours": fed / RATE_HZ / 3600,
         "wall_hours": seconds / 3600,
         "memory": growth(memory),
-        "missed_heartbeats": missed(views, spans),
+        "missed_heartbeats": sum(gap > HEARTBEAT_S for gap in beats),
+        "longest_heartbeat_s": max(beats),
         "faults": {name: sum(fault.name == name for fault in befallen) for name in faults},
         "faults_without_alarm": [fault.name for fault in befallen if not fault.told],
         "longest_fault_s": max(fault.ended - fault.began for fault in befallen),
