@@ -342,7 +342,7 @@ def swapped(name: str, folder: Path, flags: Flags) -> dict[str, Any]:
         told, started = log.stat().st_size, time.monotonic()
         code = found.runtime.start().wait(LIMIT_S)
         refused_s = time.monotonic() - started
-        said = log.read_bytes()[told:].decode()
+        said = log.read_bytes()[told:].decode().replace(f"{folder.absolute()}/", "")
         largest.write_bytes(whole)
         started = time.monotonic()
         found.runtime.start()
@@ -408,7 +408,7 @@ def killed(name: str, folder: Path, flags: Flags) -> dict[str, Any]:
         runfolder.kept(folder / f"kill{number:02}.json", partial(kill, number, instant, folder, flags))
         for number, instant in enumerate(instants.tolist())
     ]
-    note = f"{flags.kills} times; recovered_s is the longest until the PLC was back at its own speed, by itself"
+    note = f"{flags.kills} times, and nobody left to alarm; recovered_s is the longest until the PLC was back at its own speed, by itself"
     more = {
         "kills": flags.kills,
         "acknowledged": sum(each["acknowledged"] for each in kills),
@@ -518,8 +518,8 @@ FAULTS = (
     Fault("requests come to another unit", PLC, spoil(unit=7), spoil(unit=None)),
     Fault("camera killed", CAMERA, lambda found: found.camera.shut(), lambda found: found.camera.open(), stream=True),
     Fault("camera stalls", CAMERA, lens(lambda _: None), lens(clear), stream=True),
-    Fault("picture frozen", CAMERA, frozen, lens(clear), stream=True),
-    Fault("picture frozen, encoder not", CAMERA, flickering, lens(clear), stream=True),
+    Fault("picture frozen", CAMERA, frozen, lens(clear), stream=True, said="frozen"),
+    Fault("picture frozen, encoder not", CAMERA, flickering, lens(clear), stream=True, said="frozen"),
     Fault("picture black", CAMERA, lens(np.zeros_like), lens(clear), stream=True),
     Fault("picture of another size", CAMERA, swap(cropped), swap(clear), stream=True, said=OTHER),
     Fault("picture of another colour order", CAMERA, swap(reddened), swap(clear), stream=True, said=OTHER),
