@@ -47,6 +47,7 @@ def run(flags: Flags) -> None:
     if not flags.chromium.exists():
         raise InputError(f"{flags.chromium} is not there; install chromium, or say where it is with --chromium.")
     folder = runfolder.start(flags.out, flags)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no runtime outlives it
     with server.running() as plc:
         settings = {
             "bundle": flags.bundle,

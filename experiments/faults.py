@@ -5,6 +5,7 @@ limited at that moment by a bundle that alarms all the time: so a command that o
 
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -147,6 +148,7 @@ def run(flags: Flags) -> None:
     if unknown or flags.kills < 1:
         raise InputError(f"--only knows {', '.join(MATRIX)}, and --kills must be above 0.")
     folder = runfolder.start(flags.out, flags)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no runtime outlives it
     rows = []
     names = flags.only or tuple(MATRIX)
     with progress() as bar:
@@ -408,7 +410,7 @@ def killed(name: str, folder: Path, flags: Flags) -> dict[str, Any]:
         runfolder.kept(folder / f"kill{number:02}.json", partial(kill, number, instant, folder, flags))
         for number, instant in enumerate(instants.tolist())
     ]
-    note = f"{flags.kills} times, and nobody left to alarm; recovered_s is the longest until the PLC was back at its own speed, by itself"
+    note = f"{flags.kills} times; nobody is left to alarm; recovered_s: the longest until the PLC had its own speed"
     more = {
         "kills": flags.kills,
         "acknowledged": sum(each["acknowledged"] for each in kills),

@@ -5,6 +5,7 @@ line's clock pass in less. A fault lasts for seconds of the wall clock, by which
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def run(flags: Flags) -> None:
     if flags.hours <= 0 or flags.faults_per_hour <= 0:
         raise InputError("--hours and --faults-per-hour must be above 0.")
     folder = runfolder.start(flags.out, flags)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no runtime outlives it
     shutil.rmtree(folder / "watch", ignore_errors=True)
     found, source = {"soak": soaked(folder, flags)}, runfolder.provenance(flags)
     if flags.report:
