@@ -1,7 +1,7 @@
 """Hours of a runtime as it is installed, with faults at random moments: does it go on, does its memory grow, does its
 journal miss anything? The camera is a film without end that comes as fast as the runtime takes it, so hours of the
 line's clock pass in less. A fault lasts for seconds of the wall clock, by which the runtime's alarms go. No plant moves
-the PLC's tags: they contradict the film, jams are foreseen all the time, and the recorder has more to do than on a line.
+the PLC's tags: they contradict the film, so that jams are foreseen all the time.
 """
 
 import os

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from experiments import faults, stand, stream, tap
+from experiments import faults, runfolder, stand, stream, tap
 from experiments.tap import HEADER, Plc, Tap, View
 from runtime import journal
 from runtime.journal import Entry, Row
@@ -131,17 +131,29 @@ def test_the_tap_reads_the_sequence_number_where_the_runtime_writes_it():
     assert HEADER.size == 7
 
 
-def test_faults_befall_a_runtime_it_alarms_recovers_and_no_command_is_obeyed_for_too_long(tmp_path):
-    bundle.save(untrained(LINE_SPEC, 1e6), tmp_path / "bundle")
-    names = ("PLC answers with exceptions", "page killed")
-    flags = faults.Flags(tmp_path / "run", tmp_path / "bundle", only=names, report=tmp_path)
+def test_what_has_been_measured_is_kept_and_goes_into_the_report(tmp_path):
+    (tmp_path / "run").mkdir()
+    flags = faults.Flags(tmp_path / "run", only=("page killed",), report=tmp_path)
+    kept = faults.row("page killed", 0.1, "page: it ended", 0.1, 1.5)
+    runfolder.start(flags.out, flags)
+    (tmp_path / "run" / "page_killed").mkdir()
+    runfolder.write_json(tmp_path / "run" / "page_killed" / "row.json", kept)
     faults.run(flags)
-    rows = json.loads((tmp_path / "runtime.json").read_bytes())["faults"]
-    assert [row["injected"] for row in rows] == list(names)
-    for row, alarm in zip(rows, ("PLC: ", "page: "), strict=True):
-        assert row["alarm"].startswith(alarm)
-        assert row["alarmed_s"] < 10.0 and row["recovered_s"] < 20.0
-        assert row["stale_command"] is False and row["oldest_command_s"] > 0.0
-    assert journal.broken(journal.read(tmp_path / "run" / "page_killed" / "watch" / "journal.db")) is None
+    told = json.loads((tmp_path / "runtime.json").read_bytes())
+    assert (told["faults"], list(told["provenance"])) == ([kept], ["faults"])
     with pytest.raises(InputError, match="--only knows PLC killed"):
         faults.run(faults.Flags(tmp_path / "other", only=("rain",)))
+
+
+def test_faults_befall_a_runtime_it_alarms_recovers_and_no_command_is_obeyed_for_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "HOLD_S", 0.5)
+    bundle.save(untrained(LINE_SPEC, 1e6), tmp_path / "bundle")
+    wanted = {"PLC answers with exceptions": "PLC: ", "page killed": "page: "}
+    with faults.standing(tmp_path, faults.Flags(tmp_path, tmp_path / "bundle")) as found:
+        rows = [faults.befallen(found, fault) for fault in faults.FAULTS if fault.name in wanted]
+    assert [row["injected"] for row in rows] == list(wanted)
+    for row in rows:
+        assert row["alarm"].startswith(wanted[row["injected"]])
+        assert row["alarmed_s"] < 10.0 and row["recovered_s"] < 20.0
+        assert row["stale_command"] is False and row["oldest_command_s"] > 0.0
+    assert journal.broken(journal.read(tmp_path / "watch" / "journal.db")) is None
