@@ -18,8 +18,6 @@ from runtime.plc import Fault, PlcClient
 from runtime.registers import Command, Mode, Status, encode_command, read_map
 from runtime.settings import Settings
 from runtime.validate import read_toml
-from tests.test_runtime import LINE_SPEC, untrained
-from wm import bundle
 from wm.errors import InputError
 
 COMMAND = Command(heartbeat=1, mode=Mode.ACT, alarm=True, score=2.0, speed_request=0.1, valid_for_ms=500)
@@ -147,9 +145,8 @@ def test_what_has_been_measured_is_kept_and_goes_into_the_report(tmp_path):
 
 def test_faults_befall_a_runtime_it_alarms_recovers_and_no_command_is_obeyed_for_too_long(tmp_path, monkeypatch):
     monkeypatch.setattr(faults, "HOLD_S", 0.5)
-    bundle.save(untrained(LINE_SPEC, 1e6), tmp_path / "bundle")
     wanted = {"PLC answers with exceptions": "PLC: ", "page killed": "page: "}
-    with faults.standing(tmp_path, faults.Flags(tmp_path, tmp_path / "bundle")) as found:
+    with faults.standing(tmp_path, faults.Flags(tmp_path)) as found:
         rows = [faults.befallen(found, fault) for fault in faults.FAULTS if fault.name in wanted]
     assert [row["injected"] for row in rows] == list(wanted)
     for row in rows:
