@@ -38,43 +38,7 @@ LATE_S, KILL_S = 1.0, 2.0
 CONNECTIONS = 100
 DISK_MB = 16
 UNLIMITED = {"longest_s": 600.0}
-CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
-
-static volatile long *shift;
-
-__attribute__((constructor)) static void begin(void) {
-    shift = mmap(0, sizeof(long), PROT_READ, MAP_SHARED, open(getenv("CLOCK_SHIFT"), O_RDONLY), 0);
-}
-
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int code = real(clock, now);
-    if (clock == CLOCK_REALTIME && shift) now->tv_sec += *shift;
-    return code;
-}
-
-int gettimeofday(struct timeval *now, void *zone) {
-    struct timespec found;
-    clock_gettime(CLOCK_REALTIME, &found);
-    now->tv_sec = found.tv_sec, now->tv_usec = found.tv_nsec / 1000;
-    return 0;
-}
-
-time_t time(time_t *now) {
-    struct timespec found;
-    clock_gettime(CLOCK_REALTIME, &found);
-    if (now) *now = found.tv_sec;
-    return found.tv_sec;
-}
-"""
+CLOCK = Path(__file__).with_name("clock.c")
 
 
 @dataclass(frozen=True)
@@ -308,8 +272,7 @@ def stepped(name: str, folder: Path, flags: Flags) -> dict[str, Any]:
     if compiler is None:
         return row(name, None, None, None, None, "not tried: it needs a C compiler")
     shift, library = folder.absolute() / "shift", folder.absolute() / "clock.so"
-    (folder / "clock.c").write_text(CLOCK)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "clock.c", "-ldl"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, CLOCK, "-ldl"], check=True)
     shift.write_bytes(struct.pack("l", 0))
     with standing(folder, flags, environment={"LD_PRELOAD": str(library), "CLOCK_SHIFT": str(shift)}) as found:
         after, began = found.last_row(), time.monotonic()
