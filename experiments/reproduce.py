@@ -19,7 +19,7 @@ from experiments.cli import main
 from wm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-NAMES = {"model", "variant", "change"}
+NAMES = {"model", "variant", "change", "injected"}
 MADE = ("footage.json", "metrics.json", "checksums.json")  # one of them says that a folder is whole
 
 
@@ -137,6 +137,8 @@ JOBS = (
     Job("skab", "skab", "--data-dir {data} --report {out}/reports", "--steps 2 --seeds 0", "skab"),
     Job("benchmark", "benchmark", "--bundle {out}/bundle --report {out}/reports", None),
     Job("benchmark_runtime", "benchmark_runtime", "--bundle {out}/bundle --report {out}/reports", None),
+    Job("faults", "faults", "--bundle {out}/bundle --report {out}/reports", None),
+    Job("soak", "soak", "--bundle {out}/bundle --report {out}/reports", None),
     Job("benchmark_data", "benchmark_data", "--report {out}/reports", None),
 )
 

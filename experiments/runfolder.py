@@ -60,6 +60,15 @@ def finish(folder: Path, metrics: dict[str, Any], report: Path | None = None) ->
     write_json(folder / "metrics.json", metrics)
 
 
+def merge(report: Path, found: dict[str, Any], sources: dict[str, Any]) -> None:
+    """Writes what was found, and where each part of it comes from, into a report that others write too: what they have
+    written stays.
+    """
+    before = json.loads(report.read_bytes()) if report.exists() else {"provenance": {}}
+    report.parent.mkdir(parents=True, exist_ok=True)
+    write_json(report, {**before, **found, "provenance": {**before["provenance"], **sources}})
+
+
 def provenance(flags: Any) -> dict[str, Any]:
     """Where a result comes from: command, commit (+dirty where files differ from it), versions, seed, cores, time."""
     return {

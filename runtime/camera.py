@@ -32,7 +32,7 @@ CAPTURE = "v4l2"  # what FFmpeg calls devices of Video4Linux
 STREAM = {
     "rtsp_transport": "tcp",
     "allowed_media_types": "video",  # nobody listens, and pictures would wait for sound
-    "fflags": "nobuffer",
+    "analyzeduration": "500000",  # it looks for half a second, and keeps what it read: the first key frame is in it
     "fpsprobesize": "0",  # or it counts 20 frames for their rate
 }
 RECONNECT_S = 0.2, 2.0  # shortest and longest pause
@@ -261,6 +261,8 @@ def _stream(url: str, spec: FootageSpec, kind: str | None) -> Iterator[Frame]:
                 yield Frame(video.prepare(rgb, spec), now, 0, now)
     except (av.FFmpegError, OSError) as error:
         raise BrokenOffError(error.strerror or type(error).__name__) from error
+    except InputError as error:
+        raise BrokenOffError(str(error)) from error
     except IndexError as error:
         raise BrokenOffError("the stream has no video") from error
     raise BrokenOffError("the stream has ended")

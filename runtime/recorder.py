@@ -19,6 +19,7 @@ from wm.files import appearing
 
 SCALE, BAR = 4, 16
 LOUD_FROM, LOUD_FULL = 0.5, 2.0
+LONGEST_S = 120.0  # of a clip, but for what comes after its last alarm
 MOST_CLIPS = 4  # that wait to be written
 
 Picture = NDArray[np.uint8]
@@ -52,10 +53,12 @@ class Recorder:
         self._thread.start()
 
     def take(self, moment: Moment, alarm: str | None) -> None:
-        """One turn; `alarm` names the clip of an alarm that came with it. Another one prolongs a clip that runs."""
-        if alarm is not None:
-            if not self._left:
-                self._name, self._clip = alarm, list(self._before)
+        """One turn; `alarm` names the clip of an alarm that came with it. Another one prolongs a clip that runs, unless
+        that is `LONGEST_S` long already.
+        """
+        if alarm is not None and not self._left:
+            self._name, self._clip = alarm, list(self._before)
+        if alarm is not None and (not self._left or len(self._clip) < LONGEST_S * self._rate_hz):
             self._left = max(1, round(self._settings.after_s * self._rate_hz))
         self._before.append(moment)
         if self._left:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -138,7 +138,7 @@ def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
         case None:
             plc, in_force = "none", False
     return {
-        "at": time(),
+        "at": monotonic(),
         "time": round(tick.time, 2),
         "score": None if tick.fault else round(tick.score, 3),
         "drift": None if tick.drift is None else round(tick.drift, 3),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments import benchmark_runtime
+from experiments import benchmark_runtime, stand
 from wm.errors import InputError
 
 
@@ -17,13 +17,12 @@ def test_latency_is_told_of_those_frames_whose_command_reached_the_plc():
     found = benchmark_runtime.latency(rows)
     assert (found["camera_to_register_median_ms"], found["camera_to_register_p99_ms"]) == (51.0, 100.0)
     assert (found["camera_to_register_worst_ms"], found["frames"]) == (101.0, 103)
-    assert (found["frames_dropped"], found["faults"]) == (2, 1)
+    assert (found["frames_dropped"], found["turns_at_fault"]) == (2, 1)
     with pytest.raises(InputError, match="has had no command"):
         benchmark_runtime.latency([row(None)])
 
 
 def test_a_tick_that_is_being_written_is_not_read(tmp_path):
-    assert benchmark_runtime.ticks(tmp_path) == []
-    (tmp_path / "watch").mkdir()
-    (tmp_path / "watch" / "ticks.jsonl").write_text(json.dumps(row(1.0)) + "\n" + '{"latency_')
-    assert benchmark_runtime.ticks(tmp_path) == [row(1.0)]
+    assert stand.ticks(tmp_path) == []
+    (tmp_path / "ticks.jsonl").write_text(json.dumps(row(1.0)) + "\n" + '{"latency_')
+    assert stand.ticks(tmp_path) == [row(1.0)]

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.stream import RtspCamera
 from runtime import camera as camera_module
 from runtime.camera import Camera, Cameras, Frame, Live, Replay, open_camera
 from runtime.settings import CameraSettings, Settings
@@ -160,6 +162,36 @@ def test_a_network_stream_that_stalls_is_a_fault_and_one_that_returns_is_found_a
         again = next(frame for frame in iter(camera.next, 0) if isinstance(frame, Frame) and frame.run > 0)
         assert again.image.shape == (16, 16, 3)
         camera.close()
+
+
+def test_a_stream_is_seen_from_its_first_key_frame_on_and_not_from_its_second() -> None:
+    with RtspCamera([np.full((32, 32, 3), 2 * number, np.uint8) for number in range(100)]) as served:
+        camera = camera_of(served.address)
+        began = time.monotonic()
+        while camera.next() is None and time.monotonic() - began < 20.0:
+            pass
+        assert time.monotonic() - began < 10.0  # the second comes after 25 s
+        camera.close()
+
+
+def test_a_stream_that_comes_back_too_small_for_the_crop_is_waited_for_until_it_is_right_again() -> None:
+    spec = replace(SPEC, crop=(0, 0, 48, 48))
+    with RtspCamera([np.full((64, 64, 3), 2 * number, np.uint8) for number in range(100)]) as served:
+        pictures = Live(lambda: camera_module._stream(served.address, spec, None), age_s=0.25, endless=True)
+
+        def seen(seconds: float) -> bool:
+            until = time.monotonic() + seconds
+            return any(pictures.next() is not None for _ in iter(lambda: time.monotonic() < until, False))
+
+        assert seen(10.0)
+        served.lens = lambda picture: picture[:32, :32]
+        served.hang_up()
+        seen(1.0)
+        assert not seen(1.0)
+        served.lens = lambda picture: picture
+        served.hang_up()
+        assert seen(10.0)
+        pictures.close()
 
 
 def test_a_camera_that_cannot_be_reached_is_waited_for() -> None:

@@ -69,6 +69,18 @@ def test_a_run_folder_tells_how_it_was_started_and_what_came_out(tmp_path: Path)
     assert sorted(entry.name for entry in folder.iterdir()) == ["config.json", "metrics.json", "starts.jsonl"]
 
 
+def test_each_part_of_a_report_changes_its_own_figures_and_says_where_they_come_from(tmp_path):
+    report = tmp_path / "reports" / "runtime.json"
+    runfolder.merge(report, {"median_ms": 8.0}, {"latency": {"seed": 0}})
+    runfolder.merge(report, {"soak": {"frames": 9}}, {"soak": {"seed": 1}})
+    runfolder.merge(report, {"median_ms": 7.0}, {"latency": {"seed": 2}})
+    assert json.loads(report.read_bytes()) == {
+        "median_ms": 7.0,
+        "soak": {"frames": 9},
+        "provenance": {"latency": {"seed": 2}, "soak": {"seed": 1}},
+    }
+
+
 def test_a_run_folder_opens_again_for_the_same_flags_only(tmp_path: Path) -> None:
     folder = runfolder.start(tmp_path / "a", Flags(Path("here")))
     runfolder.start(folder, Flags(Path("here")))

@@ -19,11 +19,12 @@ from runtime.alarms import PAGE
 from runtime.desk import Desk
 from runtime.journal import Journal
 from runtime.loop import Tick
+from runtime.page.health import ailing
 from runtime.plc import Fault
 from runtime.registers import Command, Mode
 from runtime.scribe import Scribe
 from runtime.settings import PageSettings
-from runtime.window import Window
+from runtime.window import Window, _facts
 
 CHROMIUM = shutil.which("chromium")
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
@@ -125,6 +126,15 @@ def test_machines_are_told_whether_it_is_well_and_its_figures(running: Runtime) 
     time.sleep(1.2)
     status, told = running.get("/healthz")
     assert (status, told.startswith(b"the runtime has not turned for 1.")) == (503, True)
+
+
+def test_a_clock_that_is_set_back_does_not_hide_that_the_runtime_hangs(monkeypatch) -> None:
+    told = Tick(0.0, 0.25, AlarmState(), Command(1, Mode.SHADOW, False, 0.0, 1.0, 500))
+    facts = {**_facts(told, None), "alarms": []}
+    assert ailing(facts) is None
+    monkeypatch.setattr("runtime.page.health.time", lambda: 0.0, raising=False)
+    time.sleep(1.1)
+    assert (ailing(facts) or "").startswith("the runtime has not turned for 1.")
 
 
 def figures(running: Runtime) -> list[Any]:

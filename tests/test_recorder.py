@@ -54,6 +54,13 @@ def test_another_alarm_prolongs_a_clip_that_runs(tmp_path):
     assert frames(tmp_path / "first.mp4") == [*range(1, 18)]
 
 
+def test_an_alarm_that_comes_and_goes_all_the_time_makes_clips_that_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "LONGEST_S", 2.0)
+    told = recorded(tmp_path, {number: f"{number:03}" for number in range(0, 60, 4)}, 60)
+    assert len(told) == 3
+    assert max(len(frames(file)) for file in tmp_path.iterdir()) <= 20 + 8
+
+
 def test_where_it_surprises_is_red_and_the_score_a_bar(tmp_path):
     surprised = moment(5, score=1.0)._replace(map=np.array([[0.0, 3.0], [0.0, 0.0]], np.float32))
     frame = recorder.drawn(surprised, 2.0).astype(int)

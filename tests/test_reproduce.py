@@ -43,6 +43,8 @@ REPORTS = {
     "benchmark": ("speed",),
     "benchmark_data": ("data",),
     "benchmark_runtime": ("runtime",),
+    "faults": ("runtime",),
+    "soak": ("runtime",),
 }
 
 

@@ -1,7 +1,7 @@
 """What machines ask of the runtime: whether it is well, and its figures for Prometheus."""
 
 from collections.abc import Iterator
-from time import time
+from time import monotonic
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,7 +19,7 @@ def ailing(facts: Facts | None) -> str | None:
     """Why the runtime is not well by its latest turn, None where it is."""
     if facts is None:
         return "the runtime has not turned yet"
-    age = time() - facts["at"]
+    age = monotonic() - facts["at"]  # one clock for all processes, and nobody sets it
     if age > FRESH_S:
         return f"the runtime has not turned for {age:.1f} s"
     if facts["camera"] != "fresh":
