@@ -73,17 +73,19 @@ def run(flags: Flags) -> None:
         "footage": footage.metadata,
         "promise": to_json(promises.score),
         "drift_promise": to_json(promises.drift),
+        "left_out_s": promises.left_out_s,
     }
     view = None if footage.spec.image is None else calibrate.view(footage, flags.split)
     recipe = {**model.recipe, "calibrate": entry}
     model = dataclasses.replace(model, calibration=calibration, recipe=recipe, view=view)
     bundle.save(model, flags.out)
     kept = promises.score
+    left_out = f"{promises.left_out_s:.0f} s were left out, as they stand out from all the rest\n"
     Console(stderr=True).print(
         f"threshold {kept.high:.3f} (estimate {kept.estimate:.3f}, 90 % interval from {kept.low:.3f}) for at most "
         f"{flags.false_alarms:g} false alarms in {flags.shift_hours:g} h, from {kept.hours:.2f} h of footage; of the "
         f"drift over {flags.drift_s:g} s {promises.drift.high:.3f}\n"
-        f"wrote {flags.out}",
+        f"{left_out if promises.left_out_s else ''}wrote {flags.out}",
         highlight=False,
         soft_wrap=True,
     )

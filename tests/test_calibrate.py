@@ -107,9 +107,10 @@ def test_footage_of_another_kind_is_refused_by_what_differs(tmp_path):
 def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tmp_path):
     footage = write_box_footage(tmp_path / "box", train=(40,), holdout=(600, 600))
     told: list[int] = []
-    calibration, (promise, slow) = calibrate.calibrate(
+    calibration, (promise, slow, left_out_s) = calibrate.calibrate(
         untrained, footage, "holdout", false_alarms=100, hours=1, watched=told.append
     )
+    assert left_out_s == 0.0
     assert calibration.level.shape == (5, 4) and np.all(calibration.level > 0)
     bundle = replace(untrained, calibration=calibration)
     seen = [calibrate.replay(bundle, footage, "holdout", number, told.append) for number in range(2)]
@@ -141,3 +142,40 @@ def test_evidence_with_rare_high_moments_does_not_deafen_the_rest(untrained, tmp
     calibration, _ = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1, watched=print)
     assert calibration.level[0, 0] > 10 and np.all(calibration.level.ravel()[1:] < 3.0)
     assert 1.0 <= calibration.threshold < 1.5
+
+
+def test_an_exponential_tail_is_known_without_the_loudest_who_count_once_the_others_make_them_likely():
+    ascending = -np.log(1 - (np.arange(1000) + 0.5) / 1000)
+    told = calibrate._exponential(ascending, 30, 1e-4)
+    assert told == pytest.approx(np.log(1e4), rel=0.05)
+    loud = np.concatenate([ascending[:-5], np.full(5, 500.0)])
+    assert calibrate._exponential(loud, 30, 1e-4) == pytest.approx(told, rel=0.15)
+
+
+@pytest.fixture
+def noise(untrained) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    places = untrained.config.places + untrained.config.sensors
+    return list(generator.exponential(size=(3, 2_000, 5, places)).astype(np.float32))
+
+
+def test_trouble_that_nobody_marked_is_left_out_with_what_is_around_it_and_the_rest_is_untouched(untrained, noise):
+    sound, sound_promises = calibrate.fit(untrained, noise, 10, 1)
+    assert sound_promises.left_out_s == 0.0
+    spoilt = [each.copy() for each in noise]
+    spoilt[1][1_003:1_030] *= 1_000
+    kept = calibrate.unremarkable(untrained, spoilt, calibrate.learn(untrained, spoilt), 10)
+    first, second = 11 + 50 * 18, 11 + 50 * 22
+    assert [len(each) for each in kept] == [2_000, first, 2_000 - -(-second // 5) * 5, 2_000]
+    assert np.array_equal(kept[2], noise[1][-(-second // 5) * 5 :])
+    calibration, promises = calibrate.fit(untrained, spoilt, 10, 1)
+    assert promises.left_out_s == pytest.approx((2_000 - len(kept[1]) - len(kept[2])) / 10)
+    assert float(calibration.threshold) == pytest.approx(float(sound.threshold), rel=0.3)
+    np.testing.assert_allclose(calibration.level, sound.level, rtol=0.5)
+
+
+def test_footage_of_which_too_much_stands_out_is_refused(untrained, noise):
+    for number in range(6):
+        noise[0][120 + 200 * number :][:20] *= 1_000
+    with pytest.raises(InputError, match=r"% of the footage stand out from the rest; is it of normal running\?"):
+        calibrate.fit(untrained, noise, 10, 1)

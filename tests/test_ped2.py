@@ -30,21 +30,21 @@ def test_flow_is_how_far_things_move_in_a_frame_and_128_at_rest():
     assert np.abs(ped2.flow(np.stack([ground] * 4)).astype(int) - 128).max() <= 1
 
 
-def test_footage_of_motion_keeps_episodes_and_labels_and_shows_the_flow_alone(walkway, tmp_path):
+def test_footage_keeps_its_grey_channel_and_its_labels_when_motion_is_added(walkway, tmp_path):
     planted = walkers.plant(walkway, tmp_path / "planted", copies=1, seed=0)
     found = ped2.moving(planted, tmp_path / "moving")
-    assert found.spec.image == (64, 96, 2)
+    assert found.spec.image == (64, 96, 3)
     assert found.metadata == planted.metadata
-    grey = planted.read("train", 0, 0, 140).frames[..., 0]
-    np.testing.assert_array_equal(found.read("train", 0, 0, 140).frames, ped2.flow(grey))
+    frames = found.read("train", 0, 0, 140).frames
+    np.testing.assert_array_equal(frames[..., :1], planted.read("train", 0, 0, 140).frames)
     assert ped2.moving(planted, tmp_path / "moving").fingerprint == found.fingerprint
 
 
 def test_the_fastest_patch_is_the_one_that_moves_farthest_in_a_frame():
-    frames = np.full((3, 16, 16, 2), 128, np.uint8)
-    frames[1, :8, :8, 0] = 128 + 30
-    frames[1, 8:, 8:] = 128 + 30, 128 + 40
-    frames[2, :4, :8, 1] = 128 - 20
+    frames = np.full((3, 16, 16, 3), 128, np.uint8)
+    frames[1, :8, :8, 1] = 128 + 30
+    frames[1, 8:, 8:, 1:] = 128 + 30, 128 + 40
+    frames[2, :4, :8, 2] = 128 - 20
     episode = Episode(frames, np.zeros((3, 0)), np.zeros((3, 0)), np.arange(3.0), "")
     np.testing.assert_allclose(ped2.fastest_patch(episode), [50.0, 10.0])
 

@@ -8,6 +8,9 @@ tail little is known has little to say. Their highest is the score. Where the fo
 threshold is an order statistic; else a generalised Pareto tail is fitted to the upper blocks (peaks over threshold:
 Coles, An Introduction to Statistical Modeling of Extreme Values, chapter 4), and the higher of both is taken. How far
 a tail may be trusted is limited, and footage that cannot carry the promise is refused.
+
+Footage of a line that jams shows jams, and nobody has marked them. What stands out so far that no promise could bear it
+is left out, and said to be.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +46,8 @@ STRETCH = 60
 FEWEST_STRETCHES = 20
 FOLDS = 5
 PLACE_QUANTILE = 0.99
+STANDS_OUT = 10.0
+MOST_TROUBLE = 0.03  # of the blocks
 SHARED_FRAMES = 300
 LEAST_VARIANCE = 1e-4
 VIEWED = 2048  # frames
@@ -68,10 +73,11 @@ class Promise:
 
 
 class Promises(NamedTuple):
-    """Of the two signals, each at the rate that was asked for."""
+    """Of the two signals, each at the rate that was asked for; and how much footage was left out, as it stands out."""
 
     score: Promise
     drift: Promise
+    left_out_s: float = 0.0
 
 
 def check(bundle: Bundle, footage: Footage) -> None:
@@ -169,8 +175,68 @@ def slow_block(monitor: MonitorConfig, rate_hz: float) -> int:
 def fit(
     bundle: Bundle, episodes: list[NDArray[np.float32]], false_alarms: float, hours: float
 ) -> tuple[Calibration, Promises]:
-    """Calibration for at most `false_alarms` in `hours`, from the raw errors `[T, Q, P]` of whole normal episodes."""
-    return promise(bundle, learn(bundle, episodes), false_alarms, hours)
+    """Calibration for at most `false_alarms` in `hours`, from the raw errors `[T, Q, P]` of whole normal episodes, but
+    for what stands out.
+    """
+    normal = learn(bundle, episodes)
+    kept = unremarkable(bundle, episodes, normal, false_alarms / hours)
+    left_out = sum(map(len, episodes)) - sum(map(len, kept))
+    calibration, promises = promise(bundle, learn(bundle, kept) if left_out else normal, false_alarms, hours)
+    return calibration, promises._replace(left_out_s=left_out / bundle.spec.rate_hz)
+
+
+def unremarkable(
+    bundle: Bundle, episodes: list[NDArray[np.float32]], normal: "Normal", per_hour: float
+) -> list[NDArray[np.float32]]:
+    """What does not stand out of raw errors `[T, Q, P]`, cut where forecasts are launched.
+
+    A block stands out where it is `STANDS_OUT` times as loud as one may be that comes `per_hour`, were the tail of all
+    others exponential. The block before it and the one after it go with it.
+
+    Raises:
+      InputError: more than `MOST_TROUBLE` of the blocks stand out, and more than one.
+    """
+    monitor, rate_hz = bundle.monitor, bundle.spec.rate_hz
+    begin, launch, block = min(monitor.ready(rate_hz)), monitor.launch(rate_hz), fast_block(rate_hz)
+    parts = [peaks([held(each, bundle.alarm.on_delay(rate_hz))], block) for each in normal.levels]
+    alone = np.concatenate(parts)
+    usual = np.quantile(alone, 1.0 - TAIL_SHARE, axis=0)
+    loud = np.max(alone / np.where(usual > 0, usual, np.inf), axis=tuple(range(1, alone.ndim)))
+    most = max(1, round(MOST_TROUBLE * len(loud)))
+    limit = STANDS_OUT * _exponential(np.sort(loud), 2 * most, chance(per_hour, block / rate_hz))
+    found = int(np.sum(loud > limit))
+    if found > most:
+        raise InputError(
+            f"{found / len(loud):.0%} of the footage stand out from the rest; is it of normal running? Ingest footage "
+            "with less trouble in it."
+        )
+    if not found:
+        return episodes
+    kept, shown = [], (each for each in episodes if len(each) > begin)
+    for errors, part in zip(shown, np.split(loud > limit, np.cumsum(list(map(len, parts)))[:-1]), strict=True):
+        quiet = np.ones(len(errors), bool)
+        for number in np.flatnonzero(part):
+            quiet[max(0, begin + (number - 1) * block) : begin + (number + 2) * block] = False
+        turns = np.flatnonzero(np.diff(np.concatenate([[0], quiet, [0]])))
+        spans = ((-(-start // launch) * launch, stop) for start, stop in turns.reshape(-1, 2))
+        kept += [errors[start:stop] for start, stop in spans if stop - start > monitor.warm(rate_hz) + block]
+    return kept
+
+
+def _exponential(ascending: NDArray[Any], doubted: int, often: float) -> float:
+    """The maximum that a block passes with probability `often` by an exponential tail of the upper blocks, to which the
+    loudest, so many, count only as far as those below them make them likely.
+    """
+    believed = len(ascending) - doubted
+    while True:
+        upper = min(believed - 1, max(FEWEST_EXCESSES, round(TAIL_SHARE * believed)))
+        base = ascending[believed - upper - 1]
+        excess = np.mean(ascending[believed - upper : believed] - base)
+        limit = max(float(ascending[believed - 1]), float(base + excess * np.log(upper / believed / often)))
+        more = max(believed, int(np.searchsorted(ascending, limit, side="right")))
+        if more == believed:
+            return limit
+        believed = more
 
 
 class Normal(NamedTuple):
