@@ -473,7 +473,7 @@ def spoil(**how: Any) -> Callable[[Stand], None]:
     return do
 
 
-OTHER = "something else|has moved|light is"
+OTHER = "something else|has moved|light is|colours are"
 FAULTS = (
     Fault("PLC killed", PLC, lambda found: found.plc.kill(), lambda found: found.plc.start()),
     Fault("PLC frozen, and thawed", PLC, lambda found: found.plc.freeze(), lambda found: found.plc.thaw()),

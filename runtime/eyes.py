@@ -81,7 +81,7 @@ class Eyes:
             before, (self._monitors, told) = self._monitors, self._watch(images, sensors, taken)
             for number in range(self._count):
                 if number in due:
-                    self._tell(number, jax.tree.map(lambda x, n=number: x[n], told))
+                    self._tell(number, images[number], jax.tree.map(lambda x, n=number: x[n], told))
                 else:
                     self._put(number, jax.tree.map(lambda x, n=number: x[n], before))
         return tuple(self._glances)
@@ -117,9 +117,11 @@ class Eyes:
             self._glances[number] = Glance(None)
         return True
 
-    def _tell(self, number: int, surprise: Surprise) -> None:
-        sound, anew = isfinite(float(surprise.score)), self._glances[number].anew
-        self._glances[number] = Glance(None, surprise, anew) if sound else Glance(NO_SCORE)
+    def _tell(self, number: int, image: NDArray[np.uint8], surprise: Surprise) -> None:
+        wrong = NO_SCORE if not isfinite(float(surprise.score)) else None
+        if wrong is None and surprise.expected is not None:
+            wrong = sight.recoloured(self._view, np.asarray(surprise.expected), image)
+        self._glances[number] = Glance(wrong) if wrong else Glance(None, surprise, self._glances[number].anew)
 
     def _watch(
         self, images: list[NDArray[np.uint8]], sensors: NDArray[np.float32] | None, action: Array

@@ -7,6 +7,7 @@ translation of Lucas and Kanade, An Iterative Image Registration Technique, 1981
 something else that stands there.
 """
 
+from itertools import combinations
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -20,6 +21,8 @@ SHIFTED = 0.25  # pixels
 UNLIKE = 0.2  # of the variance
 DIMMED = 0.12
 LEAST_STILL = 64  # pixels
+COLOURLESS = 3.0  # grey levels between two channels
+RECOLOURED = 0.25  # of the colour that is known
 
 
 class View(NamedTuple):
@@ -64,6 +67,20 @@ def step(view: View | None, rate_hz: float, sight: Sight, image: NDArray[np.uint
     same = sight.same + 1 if sight.last is not None and np.array_equal(image, sight.last) else 0
     wrong = "the camera's picture is frozen" if same >= FROZEN_S * rate_hz else _compared(view, image)
     return Sight(image, same), wrong
+
+
+def recoloured(view: View | None, expected: NDArray[np.float32], image: NDArray[np.uint8]) -> str | None:
+    """Whether a frame `[H, W, C]` has other colours than the model foretold, in 0..1: where nothing ever moves, what
+    lies between two channels must be there again.
+    """
+    if view is None:
+        return None
+    known, seen = (255.0 * expected[view.still], image[view.still].astype(np.float32))
+    for one, other in combinations(range(image.shape[-1]), 2):
+        was, now = (pixels[:, one] - pixels[:, other] for pixels in (known, seen))
+        if np.mean(was**2) > COLOURLESS**2 and was @ now < RECOLOURED * (was @ was):
+            return "the camera's colours are not those it was taught"
+    return None
 
 
 def _compared(view: View | None, image: NDArray[np.uint8]) -> str | None:

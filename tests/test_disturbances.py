@@ -7,9 +7,13 @@ import pytest
 
 from experiments import disturbances
 from experiments.jams import Film
+from runtime import arms
+from runtime.camera import Frame
 from runtime.demo import BUNDLE
 from runtime.line.camera import THIS_LINE
 from runtime.line.line import Line
+from runtime.loop import Loop
+from runtime.registers import Mode
 from wm import bundle
 from wm.data.footage import Episode
 from wm.surprise import Told
@@ -75,3 +79,17 @@ def test_the_runtime_tells_lamps_that_fail_and_a_knocked_camera_at_the_first_fra
     assert found["camera_fault_before"] == 0.0
     assert (found["camera_fault_after"], found["camera_fault_after_s"]) == ((1.0, 0.0) if told else (0.0, None))
     assert (found["camera_fault"] or "").startswith(told or "")
+
+
+def test_a_camera_that_swaps_red_and_blue_is_told_at_the_first_frame_and_believed_again_after_it():
+    model = bundle.load(BUNDLE)
+    loop = Loop(model, arms.alarm_settings(model), Mode.SHADOW)
+    told = []
+    with Line(5, tail_rate=0.0) as line:
+        while line.time < 8.0:
+            line.scan()
+        for number in range(9):
+            frame = line.step()
+            image = frame.image[..., ::-1].copy() if 3 <= number < 6 else frame.image
+            told.append(loop.tick([Frame(image, frame.time, 0)], frame.sensors, frame.action).fault)
+    assert told == [None] * 3 + ["the camera's colours are not those it was taught"] * 3 + [None] * 3

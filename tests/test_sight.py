@@ -79,3 +79,17 @@ def test_a_bundle_without_a_view_or_without_a_still_place_compares_nothing():
     everywhere = replace(bundle, config=replace(CONFIG, followed=None), view=seen().astype(np.float32))
     assert View.of(bundle) is None
     assert View.of(everywhere) is None
+
+
+def test_colours_that_are_not_those_foretold_are_told_and_a_dimmer_light_or_what_moves_is_not(view):
+    colours = np.stack([seen() * 0.6, seen(), seen() * 0.8], axis=-1)
+    expected, image = (colours / 255).astype(np.float32), np.round(colours).astype(np.uint8)
+    image[8:16, 8:24] = (255, 0, 0)
+    assert sight.recoloured(view, expected, image) is None
+    assert sight.recoloured(view, expected, image // 2) is None
+    told = "the camera's colours are not those it was taught"
+    assert sight.recoloured(view, expected, image[..., ::-1]) == told
+    assert sight.recoloured(view, expected, image.mean(axis=-1, keepdims=True).repeat(3, -1).astype(np.uint8)) == told
+    grey = seen()[..., None].repeat(3, -1)
+    assert sight.recoloured(view, (grey / 255).astype(np.float32), image[..., ::-1]) is None
+    assert sight.recoloured(None, expected, image[..., ::-1]) is None
