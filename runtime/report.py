@@ -17,6 +17,18 @@ from runtime.alarms import CAMERA, JAM
 from runtime.journal import Row
 from runtime.lifecycle import ACTIVE
 
+COLUMNS = (
+    "mode",
+    "watched",
+    "alarms a shift",
+    "stops",
+    "alarmed before",
+    "lead, median (least)",
+    "alarms in vain",
+    "slowed",
+    "blind",
+    "alarms of any kind an hour (most in ten minutes)",
+)
 MEANT_S = 12.0
 FLOOD_S = 600.0  # what ISA-18.2 counts alarms in
 RUNNING = "execute"
@@ -106,18 +118,24 @@ def _span(spans: list[tuple[float, float | None]], time: float, on: bool) -> Non
 
 def report(path: Path, shift_hours: float) -> None:
     """Prints the report of a journal; raises InputError where there is none."""
-    rows = list(journal.read(path))
-    changed = journal.broken(rows)
-    table = Table(title=f"{path}, a shift being {shift_hours:g} h")
-    columns = ("mode", "watched", "alarms a shift", "stops", "alarmed before", "lead, median (least)", "alarms in vain")
-    for column in (*columns, "slowed", "blind", "alarms of any kind an hour (most in ten minutes)"):
-        table.add_column(column)
-    for watch in watches(rows):
-        table.add_row(watch.mode, *_cells(watch, shift_hours))
+    cells, sound = told(path, shift_hours)
+    table = Table(*COLUMNS, title=f"{path}, a shift being {shift_hours:g} h")
+    for row in cells:
+        table.add_row(*row)
     console = Console()
     console.print(table)
+    console.print(sound, highlight=False)
+
+
+def told(path: Path, shift_hours: float) -> tuple[list[list[str]], str]:
+    """A row of `COLUMNS` for every run, and whether the journal is as it was written; raises InputError where there is
+    none.
+    """
+    rows = list(journal.read(path))
+    changed = journal.broken(rows)
     sound = "as it was written" if changed is None else f"CHANGED after it was written, from row {changed} on"
-    console.print(f"The journal is {sound}.", highlight=False)
+    cells = [[watch.mode, *_cells(watch, shift_hours)] for watch in watches(rows)]
+    return cells, f"The journal is {sound}."
 
 
 def _cells(watch: Watch, shift_hours: float) -> list[str]:

@@ -240,6 +240,10 @@ def test_an_operator_sees_an_alarm_acknowledges_and_shelves_it_and_changes_the_m
         page.click("button:text-is('Acknowledge')")
         running.turns(1.0, alarm=True)
         assert page.inner_text("#told") == "acknowledged"
+        page.click("#tell")
+        page.wait_for_selector("#account td")
+        assert [page.inner_text(f"#account td >> nth={cell}") for cell in (0, 3)] == ["shadow", "0"]
+        assert "The journal is as it was written." in page.inner_text("#account")
         assert "acknowledged" in page.inner_text("#alarms")
         assert "unacknowledged" not in page.inner_text("#alarms")
 

@@ -3,6 +3,7 @@
 /                 the page
 /events           the loop's latest turn, as it comes (server-sent events)
 /journal          the newest rows of the journal
+/report           what the journal says of every run, for a shift of eight hours
 /clips/NAME       a clip of the recorder
 /ask              what an operator asks (POST), answered once it is durable
 /healthz          200 while all is well, 503 and why where it is not
@@ -32,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from runtime import journal
+from runtime import journal, report
 from runtime.board import Board, Picture
 from runtime.journal import COLUMNS
 from runtime.page.health import ailing, metrics
@@ -41,6 +42,7 @@ PAGE = Path(__file__).with_name("page.html")
 LOOK_S = 0.05
 ANSWER_S = 3.0
 ROWS = 200
+SHIFT_HOURS = 8.0
 TOKEN = "FLINCH_TOKEN"
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src 'self'; "
@@ -139,6 +141,10 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
         found = await asyncio.to_thread(journal.newest, path, ROWS)
         return JSONResponse([{"id": row.id, **{name: getattr(row.entry, name) for name in COLUMNS}} for row in found])
 
+    async def told(_: Request) -> Response:
+        rows, sound = await asyncio.to_thread(report.told, path, SHIFT_HOURS)
+        return JSONResponse({"columns": report.COLUMNS, "rows": rows, "sound": sound})
+
     async def clip(request: Request) -> Response:
         found = {file.name: file for file in clips.glob("*.mp4")}.get(request.path_params["name"])
         return FileResponse(found) if found else PlainTextResponse("This clip is not kept any more.\n", 404)
@@ -169,6 +175,7 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
         Route("/", page),
         Route("/events", events),
         Route("/journal", rows),
+        Route("/report", told),
         Route("/clips/{name}", clip),
         Route("/ask", ask, methods=["POST"]),
     ]
