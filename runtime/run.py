@@ -36,6 +36,7 @@ from wm.errors import InputError
 log = logging.getLogger("flinch")
 
 HELD_S = 1.0
+FIRST_FRAME_S = 5.0
 
 
 def run(settings: Settings) -> None:
@@ -52,11 +53,14 @@ def run(settings: Settings) -> None:
     watch = Watch(settings, found)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    why = "it failed"
+    why, patient = "it failed", monotonic() + FIRST_FRAME_S
     try:
         while not stop.is_set() and not cameras.ended:
             frames = cameras.next()
+            if not all(frames) and monotonic() < patient:
+                continue  # a camera that is still connecting is no alarm
             if not cameras.ended or all(frames):
+                patient = 0.0
                 watch.turn(frames, cameras.dropped)
                 notify("READY=1\nWATCHDOG=1")
         why = "told to stop" if stop.is_set() else "the camera ended"

@@ -18,18 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from runtime import journal
+from runtime import journal, run
 from runtime.__main__ import Flags, main
 from runtime.alarm import AlarmSettings
 from runtime.camera import Frame
 from runtime.eyes import missed
 from runtime.journal import Entry
+from runtime.known_good import Chosen
 from runtime.line import server
 from runtime.line.rack import REGISTERS
 from runtime.loop import Loop, Tick
 from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode, Status, read_map
 from runtime.run import Tags
+from runtime.settings import read_settings
 from wm import bundle, model, surprise
 from wm.bundle import Bundle
 from wm.config import FootageSpec, ModelConfig, MonitorConfig
@@ -305,10 +307,10 @@ def test_a_recorded_shift_of_two_cameras_replayed_again_gives_the_same_scores_an
     shop: Path, tmp_path: Path
 ) -> None:
     told = []
-    for run in ("first", "second"):
-        (tmp_path / run).mkdir()
+    for shift in ("first", "second"):
+        (tmp_path / shift).mkdir()
         settings = settings_file(
-            tmp_path / run,
+            tmp_path / shift,
             bundle=shop / "anxious",
             camera__name="belt",
             camera__source=shop / "belt.mp4",
@@ -318,7 +320,7 @@ def test_a_recorded_shift_of_two_cameras_replayed_again_gives_the_same_scores_an
         other = f'[[cameras]]\nname = "infeed"\nsource = "{shop / "belt.mp4"}"\nreplay = true\nmasks = [[0, 0, 9, 9]]\n'
         settings.write_text(settings.read_text() + "\n" + other)
         assert start(settings).wait(120) == 0
-        ticks, entries = ticks_of(tmp_path / run), journal_of(tmp_path / run)
+        ticks, entries = ticks_of(tmp_path / shift), journal_of(tmp_path / shift)
         alarms = [(entry.name, entry.before, entry.after, entry.time) for entry in entries if entry.kind == "alarm"]
         told.append(([(tick["time"], tick["score"], tick["alarm"]) for tick in ticks], alarms))
         (clip,) = [entry.name for entry in entries if entry.kind == "clip"]
@@ -502,3 +504,41 @@ def test_systemd_is_told_that_it_is_ready_that_it_turns_and_that_it_stops_and_lo
     assert logged[0]["level"] == "INFO"
     assert logged[0]["message"].startswith("alarm at ")
     assert logged[0]["at"]
+
+
+@pytest.mark.parametrize(("patience_s", "turns"), [(60.0, [True, False, True]), (0.0, [False, True, False, True])])
+def test_a_camera_that_still_connects_is_no_alarm_and_later_a_missing_frame_is(
+    calm: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float, turns: list[bool]
+) -> None:
+    told: list[bool] = []
+    frames = [None, Frame(STRIPED, 0.0, 0), None, Frame(STRIPED, 0.2, 0)]
+
+    class Cameras:
+        dropped = 0
+
+        @property
+        def ended(self) -> bool:
+            return not frames
+
+        def next(self) -> list[Frame | None]:
+            return [frames.pop(0)]
+
+        def close(self) -> None:
+            assert self.ended
+
+    class Watch:
+        def __init__(self, *_: object) -> None: ...
+
+        def turn(self, frames: list[Frame | None], _: int) -> None:
+            told.append(frames[0] is not None)
+
+        def close(self, why: str) -> None:
+            assert why == "the camera ended"
+
+    monkeypatch.setattr(run, "FIRST_FRAME_S", patience_s)
+    monkeypatch.setattr(run, "load", lambda _: Chosen(calm, Path("b")))
+    monkeypatch.setattr(run, "open_cameras", lambda *_: Cameras())
+    monkeypatch.setattr(run, "Watch", Watch)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    run.run(read_settings(settings_file(tmp_path, bundle="b", camera__source="belt.mp4")))
+    assert told == turns
