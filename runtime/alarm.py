@@ -19,7 +19,7 @@ class AlarmSettings:
 
     Attributes:
       on_frames: scores in a row at or above 1 that raise the alarm.
-      off_frames: scores in a row below 1 that end it.
+      off_frames: scores in a row below 1, by more than the deadband, that end it.
       hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends.
       longest_frames: but never for more than this many, nor for more than half of a long time: an alarm that comes and
         goes must not slow a line for ever.
@@ -61,7 +61,14 @@ class AlarmState(NamedTuple):
 def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState:
     """The state after one more score; 1 is the threshold."""
     before = Alarm(state.on, state.contrary)
-    on, contrary = alarm.step(before, score, on_frames=settings.on_frames, off_frames=settings.off_frames)
+    return follow(
+        settings, state, alarm.step(before, score, on_frames=settings.on_frames, off_frames=settings.off_frames)
+    )
+
+
+def follow(settings: AlarmSettings, state: AlarmState, now: Alarm) -> AlarmState:
+    """The state one frame later, with the alarm as it is then."""
+    on, contrary = now
     age = 0 if on and not state.on else state.age + 1
     wanted = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
     slow = wanted and not state.rests

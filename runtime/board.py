@@ -27,17 +27,17 @@ class Picture(NamedTuple):
 
 
 class Board:
-    """One end of the shared memory: of the one writer, or of a reader that was given its file descriptor."""
+    """One end of the shared memory: of the one writer, `size` bytes, or of a reader that was given its descriptor."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, *, size: int = CAPACITY) -> None:
         self.descriptor = os.memfd_create("flinch") if descriptor is None else descriptor
         if descriptor is None:
-            os.ftruncate(self.descriptor, CAPACITY)
-        self._memory = mmap.mmap(self.descriptor, CAPACITY)
+            os.ftruncate(self.descriptor, size)
+        self._memory = mmap.mmap(self.descriptor, os.fstat(self.descriptor).st_size)
         self._count = 0
 
     def write(self, told: dict[str, Any], pictures: list[Picture]) -> None:
-        """Replaces what was there; JSON-able facts and pictures, 4 MiB at most."""
+        """Replaces what was there; JSON-able facts and pictures, no more than it was made for."""
         shapes = [[picture.name, *picture.pixels.shape] for picture in pictures]
         facts = json.dumps([told, shapes]).encode()
         whole = b"".join([struct.pack("<I", len(facts)), facts, *(picture.pixels.tobytes() for picture in pictures)])

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from runtime import mqtt, sight
+from runtime import mqtt
 from runtime.camera import Camera, open_camera
+from runtime.eyes import Eyes
 from runtime.loop import Loop
 from runtime.plc import Fault, PlcClient, connect
 from runtime.registers import RegisterMap, Status, read_map, state_name
 from runtime.run import Tags, alarm_settings, load
 from runtime.settings import CameraSettings, Settings
-from runtime.sight import Sight, View
+from runtime.sight import View
 from wm.bundle import Bundle
 from wm.errors import InputError
 
@@ -129,11 +130,11 @@ def _watched(camera: Camera, model: Bundle) -> str:
         frame = camera.next()
     if frame is None:
         raise InputError("no picture comes; check the camera's address, its power and the network.")
-    view, state, began, count = View.of(model), Sight(), monotonic(), 0
+    eyes, began, count = Eyes(model, 1), monotonic(), 0
     while frame is not None and monotonic() - began < WATCHED_S:
         count += 1
-        state, wrong = sight.step(view, model.spec.rate_hz, state, frame.image)
-        if wrong:
-            raise InputError(f"{wrong}; mend it, or train and calibrate on what it sees now.")
+        (glance,) = eyes.look([frame], None, None)
+        if glance.fault:
+            raise InputError(f"{glance.fault}; mend it, or train and calibrate on what it sees now.")
         frame = camera.next()
     return f"{count} pictures in {monotonic() - began:.1f} s, as they were taught"

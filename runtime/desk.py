@@ -104,7 +104,7 @@ class Desk:
         self._scribe.post([entry._replace(time=self._time) for entry in entries], then)
 
     def _reasons(self, tick: Tick, status: Status | Fault | None) -> dict[str, str | None]:
-        at = f"at {tick.time:.1f} s"
+        at = f"at {tick.time:.1f} s{f', {tick.camera}' if tick.camera else ''}"
         return {
             JAM: f"score {tick.score:.2f} {at}" if tick.alarm.on else None,
             DRIFT: f"drift {tick.drift:.2f} {at}" if tick.drifts else None,

@@ -29,11 +29,13 @@ class Glance(NamedTuple):
       fault: why camera or model are not to be trusted now, None while they are.
       surprise: all that the model said of its last frame, in NumPy; None while there is a fault.
       anew: whether its monitor has just begun anew, as this frame is not the sequel of the one before.
+      fresh: whether its frame had not been seen before.
     """
 
     fault: str | None = NO_FRAME
     surprise: Surprise | None = None
     anew: bool = False
+    fresh: bool = False
 
 
 class Eyes:
@@ -41,7 +43,7 @@ class Eyes:
 
     def __init__(self, bundle: Bundle, count: int) -> None:
         self._bundle, self._count = bundle, count
-        self._view = View.of(bundle)
+        self._view, self._foretells_colours = View.of(bundle), True
         self.forget()
 
     def forget(self) -> None:
@@ -58,7 +60,8 @@ class Eyes:
         assert shape is not None
         for number in range(self._count):
             self._coast(number, 1, action)
-        self._watch([np.zeros(shape, np.uint8)] * self._count, None, action)
+        _, told = self._watch([np.zeros(shape, np.uint8)] * self._count, None, action)
+        self._foretells_colours = sight.foretold(self._view, np.asarray(told.expected)[0])
         if shown:
             self._bundle.look_ahead(self._of(0), action)
         self.forget()
@@ -73,7 +76,7 @@ class Eyes:
         new. Sensors `[S]` and action `[A]` are None while the PLC does not tell.
         """
         taken = self._taken(action)
-        self._glances = [glance._replace(anew=False) for glance in self._glances]
+        self._glances = [glance._replace(anew=False, fresh=False) for glance in self._glances]
         due = [number for number, frame in enumerate(frames) if self._due(number, frame, taken)]
         if due:
             blank = np.zeros(self._bundle.spec.image or (), np.uint8)
@@ -119,9 +122,9 @@ class Eyes:
 
     def _tell(self, number: int, image: NDArray[np.uint8], surprise: Surprise) -> None:
         wrong = NO_SCORE if not isfinite(float(surprise.score)) else None
-        if wrong is None and surprise.expected is not None:
+        if wrong is None and surprise.expected is not None and self._foretells_colours:
             wrong = sight.recoloured(self._view, np.asarray(surprise.expected), image)
-        self._glances[number] = Glance(wrong) if wrong else Glance(None, surprise, self._glances[number].anew)
+        self._glances[number] = Glance(wrong) if wrong else Glance(None, surprise, self._glances[number].anew, True)
 
     def _watch(
         self, images: list[NDArray[np.uint8]], sensors: NDArray[np.float32] | None, action: Array

@@ -103,11 +103,14 @@ class Journal:
 
     def retain(self, days: float) -> int:
         """Removes what is before the first row that is younger, and how many rows that was; the rest still follows
-        itself.
+        itself. A disk that does not take it is asked again at the next start.
         """
         before = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="milliseconds")
         young = "SELECT MIN(id) FROM journal WHERE at >= ?"
-        return self._connection.execute(f"DELETE FROM journal WHERE id < ({young})", (before,)).rowcount
+        try:
+            return self._connection.execute(f"DELETE FROM journal WHERE id < ({young})", (before,)).rowcount
+        except sqlite3.Error:
+            return 0
 
     def close(self) -> None:
         self._connection.close()

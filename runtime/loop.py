@@ -13,6 +13,7 @@ from runtime.alarm import AlarmSettings, AlarmState
 from runtime.camera import Frame
 from runtime.eyes import Eyes, Glance
 from runtime.registers import Command, Mode
+from wm.alarm import Alarm
 from wm.bundle import Bundle
 from wm.surprise import Surprise
 
@@ -30,6 +31,7 @@ class Tick(NamedTuple):
       fault: why a camera or the model is not to be trusted now, None while all are.
       glances: what each camera came to.
       drifts: whether the alarm of the slow signal stands.
+      camera: the name of the loudest camera where there are several.
     """
 
     time: float
@@ -39,6 +41,7 @@ class Tick(NamedTuple):
     fault: str | None = None
     glances: tuple[Glance, ...] = ()
     drifts: bool = False
+    camera: str = ""
 
     @property
     def loudest(self) -> int:
@@ -58,8 +61,9 @@ class Tick(NamedTuple):
 
 
 class Loop:
-    """All cameras' monitors and the line's alarm. The same `tick` runs in real time, in replay and in the lock-step
-    demo. One camera at fault withdraws the request: whoever relies on Flinch must know that it does not see all.
+    """All cameras' monitors and the line's alarm, which stands while that of any camera does. The same `tick` runs in
+    real time, in replay and in the lock-step demo. One camera at fault withdraws the request: whoever relies on Flinch
+    must know that it does not see all.
 
     Attributes:
       mode: what Flinch may do; it may change between two turns.
@@ -71,10 +75,13 @@ class Loop:
     ) -> None:
         self.mode = mode
         self._settings, self._cameras = settings, cameras
-        self._slow, self._rate_hz = bundle.monitor.drift_alarm, bundle.spec.rate_hz
+        slow, rate_hz = bundle.monitor.drift_alarm, bundle.spec.rate_hz
+        self._slow = {"on_frames": slow.on_delay(rate_hz), "off_frames": slow.off_delay(rate_hz)}
+        self._fast = {"on_frames": settings.on_frames, "off_frames": settings.off_frames}
         self._heartbeat, self.time = 0, 0.0
         self._eyes = Eyes(bundle, len(cameras))
-        self._alarm, self._drift = AlarmState(), wm.alarm.Alarm()
+        self._alarm = AlarmState()
+        self._forget()
 
     def warm_up(self, *, shown: bool = False) -> None:
         """Compiles the model, so that the first frame does not wait for it; also the pictures to come where they are
@@ -97,13 +104,16 @@ class Loop:
                 return self.fault(f"{name}: {glance.fault}" if len(glances) > 1 else glance.fault, glances)
         if any(glance.anew for glance in glances):
             self._forget()
-        said = [glance.surprise for glance in glances if glance.surprise is not None]
-        score, drift = (max(float(getattr(each, name)) for each in said) for name in ("score", "drift"))
         self._heartbeat += 1
-        self._alarm = alarm.step(self._settings, self._alarm, score)
-        on_frames, off_frames = self._slow.on_delay(self._rate_hz), self._slow.off_delay(self._rate_hz)
-        self._drift = wm.alarm.step(self._drift, drift, on_frames=on_frames, off_frames=off_frames)
-        return Tick(self.time, score, self._alarm, self._command(score), None, glances, self._drift.on)
+        for number, (surprise, fresh) in enumerate((glance.surprise, glance.fresh) for glance in glances):
+            if surprise is not None and fresh:
+                self._jams[number] = wm.alarm.step(self._jams[number], float(surprise.score), **self._fast)
+                self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
+        self._alarm = alarm.follow(self._settings, self._alarm, Alarm(any(each.on for each in self._jams)))
+        drifts = any(each.on for each in self._drifts)
+        score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
+        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)
+        return tick._replace(camera=self._cameras[tick.loudest]) if len(glances) > 1 else tick
 
     def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:
         """The pictures to come, see `Eyes.ahead`."""
@@ -120,7 +130,8 @@ class Loop:
         self._forget()
 
     def _forget(self) -> None:
-        self._alarm, self._drift = alarm.forget(self._alarm), wm.alarm.Alarm()
+        self._alarm = alarm.forget(self._alarm)
+        self._jams, self._drifts = ([Alarm() for _ in self._cameras] for _ in range(2))
 
     def _command(self, score: float) -> Command:
         return alarm.command(

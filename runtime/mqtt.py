@@ -4,8 +4,8 @@
     TOPIC/state     JSON: mode, score, alarm, faults
     TOPIC/alarms    JSON: the standing alarms, as the page lists them
 
-A topic is told at most once a second, or at once where more has changed than score and time. The latest wins: nothing
-waits for a broker that does not take it.
+A topic is told at most once a second, or at once where more has changed than score, time and words. The latest wins:
+nothing waits for a broker that does not take it.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ BACKOFF_S = 0.5, 15.0  # shortest and longest pause before the next attempt
 TURN_S = 0.1
 FAREWELL_S = 0.5
 EVERY_S = 1.0
-PASSING = {"score", "for_s"}
+PASSING = {"score", "for_s", "faults"}
 
 Rows = list[dict[str, Any]]
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Full, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import NamedTuple
 
 import imageio.v3 as imageio
@@ -21,6 +21,7 @@ SCALE, BAR = 4, 16
 LOUD_FROM, LOUD_FULL = 0.5, 2.0
 LONGEST_S = 120.0  # of a clip, but for what comes after its last alarm
 MOST_CLIPS = 4  # that wait to be written
+KEEPING = Lock()
 
 Picture = NDArray[np.uint8]
 
@@ -129,11 +130,12 @@ def _large(picture: Picture) -> Picture:
 
 def keep(folder: Path, most_mb: float) -> None:
     """Removes the oldest clips until the rest take no more than `most_mb`."""
-    clips = sorted(folder.glob("*.mp4"))
-    sizes = [clip.stat().st_size for clip in clips]
-    while clips and sum(sizes) > most_mb * 1e6:
-        clips.pop(0).unlink()
-        sizes.pop(0)
+    with KEEPING:  # every camera has a thread of its own
+        clips = sorted(folder.glob("*.mp4"))
+        sizes = [clip.stat().st_size for clip in clips]
+        while clips and sum(sizes) > most_mb * 1e6:
+            clips.pop(0).unlink()
+            sizes.pop(0)
 
 
 def drawable(picture: ArrayLike) -> Picture:

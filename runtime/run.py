@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 from collections.abc import Sequence, Set
 from datetime import UTC, datetime
@@ -84,6 +85,7 @@ class Watch:
         names = [camera.name for camera in settings.cameras]
         self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names)
         self._loop.warm_up(shown=settings.page is not None)
+        self._loop.time = monotonic() if settings.cameras[0].live else 0.0
         self._lines = open_log(settings)
         self._tick_log = TickLog(self._lines)
         journal = settings.out / "journal.db"
@@ -98,7 +100,9 @@ class Watch:
         self._probation = Probation(found.path, bundles(settings), model.spec.rate_hz, self._kept)
         clips = settings.out / "clips"
         self._mqtt = None if settings.mqtt is None else Publisher(settings.mqtt)
-        self._window = None if settings.page is None else Window(settings.page, journal, clips, names)
+        self._window = (
+            None if settings.page is None else Window(settings.page, journal, clips, names, model.spec.image or ())
+        )
         self._recorders = {}
         if settings.recorder is not None:
             self._recorders = {
@@ -281,6 +285,7 @@ class TickLog:
             "time": round(tick.time, 3),
             "score": None if tick.fault else round(tick.score, 4),
             "drift": None if tick.drift is None else round(tick.drift, 4),
+            "camera": tick.camera or None,
             "alarm": tick.alarm.on,
             "slow": tick.alarm.slow,
             "heartbeat": tick.command.heartbeat,
@@ -294,8 +299,13 @@ class TickLog:
         self._lines.put(json.dumps(line))
         if tick.alarm.on != self._alarm:
             log.info("%s at %.1f s, score %.2f", "alarm" if tick.alarm.on else "alarm ends", tick.time, tick.score)
-        if (tick.fault or "") != self._fault:
+        if _kind(tick.fault or "") != _kind(self._fault):
             log.warning("%s at %.1f s", tick.fault or "camera and model are fresh again", tick.time)
         if status is not None and plc_fault != self._plc:
             log.warning("%s", plc_fault or "PLC answers")
         self._alarm, self._fault, self._plc = tick.alarm.on, tick.fault or "", plc_fault
+
+
+def _kind(fault: str) -> str:
+    """A fault without its numbers, which change from frame to frame."""
+    return re.sub(r"[\d.]+", "", fault)

@@ -170,11 +170,13 @@ class Settings(Section):
             raise ValueError(f"two cameras are called '{twice}'; give each a name of its own")
         if [camera.source for camera in self.cameras].count("line") > 1:
             raise ValueError("the embedded line has one camera; name it once")
+        if len({camera.replay for camera in self.cameras}) > 1:
+            raise ValueError("one camera is replayed and another is not; set replay for all of them or for none")
         return self
 
     @model_validator(mode="after")
     def _nothing_made_up_drives_a_real_line(self) -> Self:
-        made_up = next((camera.source for camera in self.cameras if not camera.live), None)
+        made_up = min((camera.source for camera in self.cameras if not camera.live), key="line".__ne__, default=None)
         if self.plc is None or self.plc.loopback or made_up is None:
             return self
         if made_up == "line":

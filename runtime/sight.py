@@ -23,6 +23,7 @@ DIMMED = 0.12
 LEAST_STILL = 64  # pixels
 COLOURLESS = 3.0  # grey levels between two channels
 RECOLOURED = 0.25  # of the colour that is known
+FORETOLD = 0.9  # correlation
 
 
 class View(NamedTuple):
@@ -81,6 +82,15 @@ def recoloured(view: View | None, expected: NDArray[np.float32], image: NDArray[
         if np.mean(was**2) > COLOURLESS**2 and was @ now < RECOLOURED * (was @ was):
             return "the camera's colours are not those it was taught"
     return None
+
+
+def foretold(view: View | None, expected: NDArray[np.float32]) -> bool:
+    """Whether the model foretells the view, `[H, W, C]` in 0..1, before it has seen anything; else its colours say
+    nothing of a camera that has just come.
+    """
+    if view is None:
+        return False
+    return bool(np.corrcoef(view.parts[:, 0], expected[view.still].mean(axis=-1))[0, 1] > FORETOLD)
 
 
 def _compared(view: View | None, image: NDArray[np.uint8]) -> str | None:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from math import prod
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,15 +28,18 @@ from runtime.settings import PageSettings
 
 RESTART_S = 1.0, 30.0  # shortest and longest pause
 MOST_ASKED = 8  # of a turn; the rest waits for the next
+FACTS = 1 << 20  # bytes, for what is told beside pictures
 LOUD = 2.0  # surprise that is drawn brightest
 
 
 class Window:
     """Shows one runtime. The page's process ends with it."""
 
-    def __init__(self, settings: PageSettings, journal: Path, clips: Path, cameras: Sequence[str]) -> None:
+    def __init__(
+        self, settings: PageSettings, journal: Path, clips: Path, cameras: Sequence[str], picture: tuple[int, ...]
+    ) -> None:
         self._settings, self._journal, self._clips, self._cameras = settings, journal, clips, cameras
-        self._board = Board()
+        self._board = Board(size=FACTS + 3 * len(cameras) * prod(picture))
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mine.setblocking(False)
         self._process = self._start()
@@ -56,8 +61,9 @@ class Window:
         elif self._ended_at is None:
             self._ended_at = monotonic()
         elif monotonic() - self._ended_at > self._pause_s:
-            self._process, self._ended_at = self._start(), None
-            self._pause_s = min(2 * self._pause_s, RESTART_S[1])
+            self._pause_s, self._ended_at = min(2 * self._pause_s, RESTART_S[1]), None
+            with suppress(OSError):  # a machine that cannot start it now can later
+                self._process = self._start()
 
     def hear(self, desk: Desk) -> None:
         """Does what operators have asked since the last turn."""

@@ -179,3 +179,13 @@ def test_footage_of_which_too_much_stands_out_is_refused(untrained, noise):
         noise[0][120 + 200 * number :][:20] *= 1_000
     with pytest.raises(InputError, match=r"% of the footage stand out from the rest; is it of normal running\?"):
         calibrate.fit(untrained, noise, 10, 1)
+
+
+def test_what_is_left_must_still_carry_the_promise(untrained, noise):
+    short = [each[:1_000].copy() for each in noise]
+    calibrate.fit(untrained, short, 40, 1)
+    short[1][503:530] *= 1_000
+    blocks = sum((len(each) - 11) // 50 for each in short)
+    rate = 1 / calibrate.FURTHEST / (blocks - 1) * 3600 / 5
+    with pytest.raises(InputError, match="cannot be promised"):
+        calibrate.fit(untrained, short, rate, 1)

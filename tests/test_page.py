@@ -37,7 +37,7 @@ class Runtime:
         self.path, self.port, self.time = folder / "journal.db", port, 0.0
         self.scribe = Scribe(Journal(self.path))
         self.desk = Desk(self.scribe, Mode.SHADOW, "bundle 1234", frozenset(Mode) - {Mode.ACT})
-        self.window = Window(PageSettings(port=port), self.path, folder / "clips", ["belt", "infeed"])
+        self.window = Window(PageSettings(port=port), self.path, folder / "clips", ["belt", "infeed"], (64, 64, 3))
 
     def turn(self, *, alarm: bool = False, camera: str | None = None, plc: str | None = None) -> None:
         self.window.keep()

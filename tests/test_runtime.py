@@ -162,6 +162,26 @@ def test_several_cameras_are_scored_as_each_would_be_alone_and_the_loudest_count
     assert [picture.shape for picture in both.look_ahead(None)] == [(2, 16, 16, 3)] * 2
 
 
+def test_a_loud_frame_that_is_seen_again_is_no_longer_loud_than_once_and_two_cameras_do_not_add_up(
+    anxious: Bundle,
+) -> None:
+    one = np.random.default_rng(2).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+    quiet = replace(anxious.calibration, threshold=jnp.asarray(1e6, jnp.float32))
+    loop = Loop(replace(anxious, calibration=quiet), ALARM, Mode.ACT, ["belt", "infeed"])
+    for t in range(20):
+        loop.tick([Frame(one[t], t / 10, 0)] * 2, None, None)
+    loop._eyes._bundle = anxious
+    late = Frame(one[20], 2.0, 0)
+    on = [loop.tick([Frame(one[20 + t], 2.0 + t / 10, 0), late], None, None).alarm.on for t in range(2)]
+    assert on == [False, False]
+    loop._eyes._bundle = replace(anxious, calibration=quiet)
+    assert not loop.tick([Frame(one[22], 2.2, 0), late], None, None).alarm.on
+    loop._eyes._bundle = anxious
+    told = [loop.tick([Frame(one[23 + t], 2.3 + t / 10, 0), late], None, None) for t in range(3)]
+    assert [tick.alarm.on for tick in told] == [False, False, True]
+    assert {tick.camera for tick in told} <= {"belt", "infeed"}
+
+
 def test_one_camera_at_fault_withdraws_the_request_and_the_others_go_on(calm: Bundle) -> None:
     pictures = np.random.default_rng(1).integers(0, 255, (30, 2, 16, 16, 3), dtype=np.uint8)
     frames = [[Frame(picture, t / 10, 0) for picture in each] for t, each in enumerate(pictures)]

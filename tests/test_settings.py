@@ -56,6 +56,7 @@ def test_a_video_file_must_not_act_on_a_real_plc(tmp_path: Path) -> None:
         (("[[cameras]]", "[cameras"), "is not valid TOML"),
         (("[plc]", '[[cameras]]\nsource = "belt.mp4"\n[plc]'), "two cameras are called 'camera'"),
         (("[plc]", '[[cameras]]\nname = "b"\nsource = "line"\n[plc]'), "the embedded line has one camera"),
+        (("[plc]", '[[cameras]]\nname = "b"\nsource = "b.mp4"\nreplay = true\n[plc]'), "one camera is replayed"),
         (("[plc]", '[[cameras]]\nname = "../b"\nsource = "b.mp4"\n[plc]'), "key 'cameras.1.name'"),
     ],
 )

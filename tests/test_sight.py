@@ -93,3 +93,10 @@ def test_colours_that_are_not_those_foretold_are_told_and_a_dimmer_light_or_what
     grey = seen()[..., None].repeat(3, -1)
     assert sight.recoloured(view, (grey / 255).astype(np.float32), image[..., ::-1]) is None
     assert sight.recoloured(None, expected, image[..., ::-1]) is None
+
+
+def test_a_model_that_does_not_foretell_the_view_says_nothing_of_colours(view):
+    expected = np.stack([seen() * 0.6, seen(), seen() * 0.8], axis=-1).astype(np.float32) / 255
+    assert sight.foretold(view, expected)
+    assert not sight.foretold(view, expected[::-1, ::-1])
+    assert not sight.foretold(None, expected)

@@ -181,6 +181,8 @@ def fit(
     normal = learn(bundle, episodes)
     kept = unremarkable(bundle, episodes, normal, false_alarms / hours)
     left_out = sum(map(len, episodes)) - sum(map(len, kept))
+    if left_out:
+        afford(bundle, list(map(len, kept)), false_alarms, hours)
     calibration, promises = promise(bundle, learn(bundle, kept) if left_out else normal, false_alarms, hours)
     return calibration, promises._replace(left_out_s=left_out / bundle.spec.rate_hz)
 

@@ -245,7 +245,7 @@ class AlarmConfig:
 
     Attributes:
       on_delay_s: seconds that the score must stay at or above 1 before the alarm comes.
-      off_delay_s: seconds that it must stay below 1 before the alarm goes.
+      off_delay_s: seconds that it must stay below 1, by more than the deadband, before the alarm goes.
     """
 
     on_delay_s: float = 0.2
@@ -256,7 +256,7 @@ class AlarmConfig:
         return max(1, round(self.on_delay_s * rate_hz))
 
     def off_delay(self, rate_hz: float) -> int:
-        """Frames in a row below 1 that end it, at least one."""
+        """Frames in a row below that end it, at least one."""
         return max(1, round(self.off_delay_s * rate_hz))
 
 
