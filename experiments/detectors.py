@@ -14,8 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import NearestNeighbors
 
-from wm.calibrate import held, interval
 from wm.data.footage import Episode, Footage
+from wm.extremes import held, interval
 
 ZONES = 8
 FITTED_FRAMES = 8000

@@ -1,70 +1,15 @@
-"""From normal footage to a threshold: order statistics, tails, and promises that are refused."""
+"""From normal footage to a calibration: what is normal, what is left out, and promises that are refused."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import noise_bundle, write_box_footage
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy.stats import genpareto
 
-from wm import alarm, calibrate
-from wm.config import AlarmConfig, ModelConfig, MonitorConfig
+from wm import calibrate, extremes
+from wm.config import ModelConfig, MonitorConfig
 from wm.errors import InputError
 from wm.surprise import Told
-
-
-def test_inside_the_footage_the_threshold_is_an_order_statistic():
-    peaks = np.arange(1.0, 101.0)
-    assert calibrate.threshold(peaks, 0.1) == 91.0
-    assert (peaks >= calibrate.threshold(peaks, 0.1)).sum() == 10
-
-
-def test_the_interval_is_wider_where_high_blocks_come_together():
-    peaks = np.random.default_rng(3).exponential(size=1200)
-    together = np.sort(peaks.reshape(60, 20), axis=0).ravel()
-    together = together.reshape(20, 60)[np.random.default_rng(4).permutation(20)].ravel()
-    low, high = calibrate.interval(peaks, 0.02)
-    low_together, high_together = calibrate.interval(together, 0.02)
-    assert high_together - low_together > 1.5 * (high - low)
-
-
-def test_beyond_the_footage_an_exponential_tail_is_continued():
-    peaks = np.random.default_rng(0).exponential(size=4000)
-    assert calibrate.threshold(peaks, 1e-4) == pytest.approx(-np.log(1e-4), rel=0.25)
-
-
-@pytest.mark.parametrize("shape", [-0.2, 0.0, 0.3])
-def test_a_pareto_tail_is_found_again(shape):
-    sample = np.sort(genpareto.rvs(shape, scale=2.0, size=20_000, random_state=0))
-    np.testing.assert_allclose(calibrate.pareto(sample), (shape, 2.0), atol=0.06)
-
-
-def test_the_fewest_blocks_still_carry_a_tail():
-    peaks = np.random.default_rng(2).exponential(size=calibrate.FEWEST_BLOCKS)
-    assert calibrate.threshold(peaks, 0.02) > peaks.mean()
-
-
-def test_a_rarer_alarm_needs_a_higher_threshold():
-    peaks = np.random.default_rng(1).gumbel(size=1000)
-    thresholds = [calibrate.threshold(peaks, chance) for chance in (0.1, 0.01, 0.002, 0.0005, 0.0002)]
-    assert thresholds == sorted(thresholds)
-
-
-def test_the_held_score_is_the_least_of_the_last_frames():
-    np.testing.assert_array_equal(calibrate.held(np.array([1.0, 3.0, 2.0, 5.0, 4.0]), 3), [0, 0, 1, 2, 2])
-    np.testing.assert_array_equal(calibrate.held(np.array([1.0, 3.0]), 3), [0, 0])
-
-
-@given(arrays(np.float32, st.integers(0, 60), elements=st.floats(0, 2, width=32)), st.integers(1, 5))
-def test_an_alarm_comes_exactly_when_the_held_score_reaches_one(scores, frames):
-    config = AlarmConfig(on_delay_s=frames / 10, off_delay_s=0.1)
-    reached = np.flatnonzero(calibrate.held(scores, frames) >= 1.0)
-    raised = alarm.raised(config, 10.0, scores)
-    assert (len(raised) > 0) == (len(reached) > 0)
-    assert not raised or raised[0] == reached[0]
 
 
 def test_a_place_where_nothing_moves_is_held_to_a_tenth_of_the_median_place():
@@ -114,11 +59,11 @@ def test_on_its_own_footage_a_calibrated_monitor_keeps_its_promise(untrained, tm
     assert calibration.level.shape == (5, 4) and np.all(calibration.level > 0)
     bundle = replace(untrained, calibration=calibration)
     seen = [calibrate.replay(bundle, footage, "holdout", number, told.append) for number in range(2)]
-    blocks = calibrate.peaks([calibrate.held(each.score[11:], 2) for each in seen], 50)
+    blocks = extremes.peaks([extremes.held(each.score[11:], 2) for each in seen], 50)
     for each in seen:
         distances = calibrate.drifts(bundle, calibration, each.errors)
         np.testing.assert_allclose(calibrate.drift_scores(calibration, distances), each.drift, rtol=1e-3, atol=1e-5)
-    slow_blocks = calibrate.peaks([each.drift[40:] for each in seen], 50)
+    slow_blocks = extremes.peaks([each.drift[40:] for each in seen], 50)
     assert promise.blocks == len(blocks) == slow.blocks == len(slow_blocks) == 22
     for maxima, kept in ((blocks, promise), (slow_blocks, slow)):
         assert (maxima >= 1.0).sum() <= round(22 * 100 * 5 / 3600) + 1
@@ -142,14 +87,6 @@ def test_evidence_with_rare_high_moments_does_not_deafen_the_rest(untrained, tmp
     calibration, _ = calibrate.calibrate(untrained, footage, "holdout", false_alarms=100, hours=1, watched=print)
     assert calibration.level[0, 0] > 10 and np.all(calibration.level.ravel()[1:] < 3.0)
     assert 1.0 <= calibration.threshold < 1.5
-
-
-def test_an_exponential_tail_is_known_without_the_loudest_who_count_once_the_others_make_them_likely():
-    ascending = -np.log(1 - (np.arange(1000) + 0.5) / 1000)
-    told = calibrate._exponential(ascending, 30, 1e-4)
-    assert told == pytest.approx(np.log(1e4), rel=0.05)
-    loud = np.concatenate([ascending[:-5], np.full(5, 500.0)])
-    assert calibrate._exponential(loud, 30, 1e-4) == pytest.approx(told, rel=0.15)
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 from scipy.signal import lfilter
-from scipy.stats import genpareto
 from sklearn.covariance import LedoitWolf
 
 from wm import surprise
@@ -32,18 +31,14 @@ from wm.bundle import Bundle
 from wm.config import ModelConfig, MonitorConfig, to_json
 from wm.data.footage import Footage
 from wm.errors import InputError
+from wm.extremes import TAIL_SHARE, exponential, held, interval, peaks, threshold
 from wm.surprise import Calibration, Told
 from wm.types import Observation
 
 CHUNK = 500
 BLOCK_S = 5.0
-TAIL_SHARE = 0.1
 FURTHEST = 10.0
-FEWEST_EXCESSES = 10
 FEWEST_BLOCKS = 12
-RESAMPLES = 200
-STRETCH = 60
-FEWEST_STRETCHES = 20
 FOLDS = 5
 PLACE_QUANTILE = 0.99
 STANDS_OUT = 10.0
@@ -106,16 +101,6 @@ def replay(bundle: Bundle, footage: Footage, split: str, number: int, watched: C
         told.append(jax.device_get(one))
         watched(len(chunk.times))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:length], *told)
-
-
-def held(scores: np.ndarray, frames: int) -> np.ndarray:
-    """Least of the last `frames` scores, `[T, ...]`: it reaches 1 exactly when the on-delay lets the alarm come. Before
-    `frames` scores are there it is zero.
-    """
-    if len(scores) < frames:
-        return np.zeros_like(scores)
-    windows = np.lib.stride_tricks.sliding_window_view(scores, frames, axis=0)
-    return np.concatenate([np.zeros_like(scores[: frames - 1]), windows.min(axis=-1)])
 
 
 def calibrate(
@@ -205,7 +190,7 @@ def unremarkable(
     usual = np.quantile(alone, 1.0 - TAIL_SHARE, axis=0)
     loud = np.max(alone / np.where(usual > 0, usual, np.inf), axis=tuple(range(1, alone.ndim)))
     most = max(1, round(MOST_TROUBLE * len(loud)))
-    limit = STANDS_OUT * _exponential(np.sort(loud), 2 * most, chance(per_hour, block / rate_hz))
+    limit = STANDS_OUT * exponential(np.sort(loud), 2 * most, chance(per_hour, block / rate_hz))
     found = int(np.sum(loud > limit))
     if found > most:
         raise InputError(
@@ -223,22 +208,6 @@ def unremarkable(
         spans = ((-(-start // launch) * launch, stop) for start, stop in turns.reshape(-1, 2))
         kept += [errors[start:stop] for start, stop in spans if stop - start > monitor.warm(rate_hz) + block]
     return kept
-
-
-def _exponential(ascending: NDArray[Any], doubted: int, often: float) -> float:
-    """The maximum that a block passes with probability `often` by an exponential tail of the upper blocks, to which the
-    loudest, so many, count only as far as those below them make them likely.
-    """
-    believed = len(ascending) - doubted
-    while True:
-        upper = min(believed - 1, max(FEWEST_EXCESSES, round(TAIL_SHARE * believed)))
-        base = ascending[believed - upper - 1]
-        excess = np.mean(ascending[believed - upper : believed] - base)
-        limit = max(float(ascending[believed - 1]), float(base + excess * np.log(upper / believed / often)))
-        more = max(believed, int(np.searchsorted(ascending, limit, side="right")))
-        if more == believed:
-            return limit
-        believed = more
 
 
 class Normal(NamedTuple):
@@ -276,8 +245,7 @@ def learn(bundle: Bundle, episodes: list[NDArray[np.float32]]) -> Normal:
         for level, ratio in zip(heard, ratios, strict=True)
     ]
     centre = np.concatenate(told).mean(axis=0)
-    weight = monitor.weight(rate_hz)
-    averages = [lfilter([weight], [1.0, weight - 1.0], each - centre, axis=0) for each in told]
+    averages = [_averaged(bundle, each - centre) for each in told]
     drift_whitening, drifts = _together(averages, [np.ones(each.shape[:2], bool) for each in averages])
     return Normal(scale, whitening, centre, drift_whitening, heard, drifts)
 
@@ -331,9 +299,14 @@ def drifts(bundle: Bundle, calibration: Calibration, errors: NDArray[np.float32]
     level = surprise.levels(bundle.config, monitor, calibration.whitening, ratio)
     away = surprise.evidence(bundle.config, calibration.whitening, level, ratio) - calibration.drift_centre
     warm = np.arange(len(errors)) >= monitor.warm(rate_hz)
-    weight = monitor.weight(rate_hz)
-    averages = lfilter([weight], [1.0, weight - 1.0], warm[:, None, None] * np.asarray(away), axis=0)
+    averages = _averaged(bundle, warm[:, None, None] * np.asarray(away))
     return np.asarray(surprise.distance(calibration.drift_whitening, jnp.asarray(averages)))
+
+
+def _averaged(bundle: Bundle, away: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Exponentially weighted means of `[T, ...]` so far, as long as the drift remembers."""
+    weight = bundle.monitor.weight(bundle.spec.rate_hz)
+    return lfilter([weight], [1.0, weight - 1.0], away, axis=0)
 
 
 def drift_scores(calibration: Calibration, distances: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -356,12 +329,6 @@ def _combined(
     low, high = interval(joint, often)
     hours = len(joint) * block / rate_hz / 3600
     return level, Promise(per_hour, hours, len(joint), threshold(joint, often), low, high)
-
-
-def peaks(series: list[NDArray[Any]], block: int) -> NDArray[Any]:
-    """Maxima `[n, ...]` of whole blocks of so many frames, of `[T, ...]` series."""
-    whole = (x[: len(x) // block * block] for x in series)
-    return np.concatenate([x.reshape(-1, block, *x.shape[1:]).max(axis=1) for x in whole])
 
 
 def _scale(
@@ -416,44 +383,6 @@ def normal(config: ModelConfig, errors: NDArray[np.float32]) -> NDArray[np.float
     shared = [own * kind + (1.0 - own) * kind.mean() if kind.size else kind for kind in places]
     floored = [np.maximum(kind, max(0.1 * np.median(kind), 1e-6)) if kind.size else kind for kind in (*shared, sensors)]
     return np.concatenate(floored).astype(np.float32)
-
-
-def threshold(peaks: NDArray[Any], chance: float) -> float:
-    """The raw score that a block's maximum passes with probability `chance`, from maxima `[n]` of normal blocks."""
-    seen = float(np.quantile(peaks, 1.0 - chance, method="higher")) if chance * len(peaks) >= 1.0 else 0.0
-    if chance * len(peaks) >= FEWEST_EXCESSES:
-        return seen
-    upper = max(FEWEST_EXCESSES, round(TAIL_SHARE * len(peaks)))
-    base, *excess = np.sort(peaks)[-upper - 1 :]
-    shape, scale = pareto(np.array(excess) - base)
-    return max(seen, float(base + genpareto.isf(chance * len(peaks) / upper, shape, scale=scale)))
-
-
-def pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
-    """Shape and scale of the generalised Pareto distribution of an ascending sample `[n]`, by probability-weighted
-    moments, which are at their best in small samples (Hosking and Wallis, Parameter and Quantile Estimation for the
-    Generalized Pareto Distribution, 1987, section 3).
-    """
-    below = (np.arange(len(excess)) + 0.65) / len(excess)
-    mean, weighted = excess.mean(), (excess * (1.0 - below)).mean()
-    spread = max(mean - 2.0 * weighted, 1e-12)
-    return 2.0 - mean / spread, max(2.0 * mean * weighted / spread, 1e-12)
-
-
-def interval(peaks: NDArray[Any], chance: float) -> tuple[float, float]:
-    """The 90 % interval of `threshold` over resampled stretches of consecutive blocks, as what happens in one is not
-    new in the next (block bootstrap: Kuensch, The Jackknife and the Bootstrap for General Stationary Observations,
-    1989).
-    """
-    generator = np.random.default_rng(0)
-    length = max(1, min(STRETCH, len(peaks) // FEWEST_STRETCHES))
-    stretches = np.arange(len(peaks) // length * length).reshape(-1, length)
-    resampled = [
-        threshold(peaks[stretches[generator.integers(len(stretches), size=len(stretches))].ravel()], chance)
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(resampled, [0.05, 0.95])
-    return float(low), float(high)
 
 
 def _padded(x: np.ndarray) -> Array:
