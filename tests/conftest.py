@@ -71,3 +71,15 @@ def noise_bundle(config: ModelConfig, *, rate_hz: float, tags: tuple[str, ...], 
     variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
     spec = FootageSpec(rate_hz, config.image, tags, actions)
     return Bundle(spec, config, variables, surprise.uncalibrated(config, MonitorConfig(), rate_hz))
+
+
+def untrained(spec: FootageSpec, threshold: float) -> Bundle:
+    """Every frame surprises it a little: with a tiny threshold always too much, with a large one never."""
+    config, monitor = ModelConfig.of(spec, "debug"), MonitorConfig(horizons_s=(0.0, 0.5), shown_s=0.5)
+    sizes = (len(spec.tags), len(spec.tags), len(spec.actions), len(spec.actions))
+    normaliser = Normaliser(*(jnp.ones(size) for size in sizes))
+    variables = jax.jit(model.init, static_argnums=0)(config, normaliser, jax.random.key(0))
+    calibration = surprise.uncalibrated(config, monitor, spec.rate_hz).replace(
+        threshold=jnp.asarray(threshold, jnp.float32)
+    )
+    return Bundle(spec, config, variables, calibration, monitor)
