@@ -112,7 +112,8 @@ class Eyes:
             return False
         sequel = before is not None and before.run == frame.run and not self._glances[number].fault
         gap = missed(frame.time - before.time, rate_hz) if before and sequel else None
-        if gap is None or gap > self._bundle.monitor.settle(rate_hz):
+        settle = self._bundle.monitor.settle(rate_hz)
+        if gap is None or gap > settle or (gap and int(self._monitors.tick[number]) < settle):
             self._put(number, self._bundle.start())
             self._glances[number] = Glance(None, None, anew=True)
         else:

@@ -96,6 +96,14 @@ def test_frames_that_were_missed_are_coasted_over_and_after_too_many_the_monitor
         assert told.glances[0].anew != known
 
 
+def test_a_gap_before_the_filter_has_settled_starts_the_monitor_anew(calm: Bundle) -> None:
+    loop = Loop(calm, ALARM, Mode.ACT)
+    watch(loop, 5)
+    told = [loop.tick([Frame(STRIPED, (10 + t) / 10, 0)], None, None) for t in range(12)]
+    assert [tick.glances[0].anew for tick in told] == [True] + [False] * 11
+    assert [tick.score > 0.0 for tick in told] == [False] * 11 + [True]
+
+
 def test_a_frame_that_was_seen_already_tells_nothing_new(calm: Bundle) -> None:
     loop, other = Loop(calm, ALARM, Mode.ACT), Loop(calm, ALARM, Mode.ACT)
     watch(loop, 20), watch(other, 20)
