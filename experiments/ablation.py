@@ -91,7 +91,7 @@ def run(flags: Flags) -> None:
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.jams) for kind in KINDS]
     runs = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
-    films = [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in runs]
+    films = [film(Run(place, arms.Trouble(*trouble), *rest)) for place, trouble, *rest in runs]
     episodes = [np.asarray(told.errors) for told in evaluate.watch(model, footage, "train")]
     normal = calibrate.learn(model, episodes[:calibrated])
     seen = [np.asarray(watch(model, one).errors) for one in films]

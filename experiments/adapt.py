@@ -350,7 +350,7 @@ def _found(jams: int, seed: int, jobs: int) -> list[Run]:
 
 
 def _films(runs: list[Any]) -> list[Film]:
-    return [film(Run(place, arms.Trouble(*trouble), seed)) for place, trouble, seed in runs]
+    return [film(Run(place, arms.Trouble(*trouble), *rest)) for place, trouble, *rest in runs]
 
 
 def _cheap(windows: Windows, footage: Footage) -> list[Errors]:

@@ -1,9 +1,9 @@
 """What is not a jam: another product, a lamp that fails, a camera that is knocked.
 
-A sound line is filmed; half-way something about its look changes for good. Then runs that jam are filmed as they look
-from there on: whether Flinch alarms in vain, whether its slow signal says that something is not as it was, whether the
-runtime says that its camera does not see what it was taught, and what is still seen coming. A new product is told once
-the last of the old cartons has left the view, as here all that are in view change their print at once.
+A sound line is filmed; half-way something about it changes for good. Then runs that jam are filmed as they are from
+there on: whether Flinch alarms in vain, whether its slow signal says that something is not as it was, whether the
+runtime says that its camera does not see what it was taught, and what is still seen coming. A new product counts from
+when the last of the old cartons would have left the view, as here all that are in view change at once.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +21,13 @@ from rich.table import Table
 
 from experiments import runfolder
 from experiments.cli import main, progress
-from experiments.jams import Film, Run, film, find, lead, watch
+from experiments.jams import Film, Run, Wanted, film, find, lead, watch
 from experiments.line import EARLY_S
 from runtime import arms, sight
 from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC, Line
+from runtime.line.scene import CARTON
 from runtime.sight import Sight, View
 from wm import alarm, bundle
 from wm.bundle import Bundle
@@ -42,14 +43,23 @@ def _turned(degrees: float) -> Look:
     return THIS_LINE._replace(target=(x + aside, y, z), roll=THIS_LINE.roll + math.radians(degrees))
 
 
+class Change(NamedTuple):
+    """How the line is from half-way on: what its camera sees, and how long its cartons are, in metres."""
+
+    look: Look = THIS_LINE
+    carton_length: float = CARTON[0]
+
+
 TURNED_OVER_S: Final = 15.0
 CHANGES: Final = {
-    "none": THIS_LINE,
-    "two prints never seen": THIS_LINE._replace(prints=(6, 7) * 3),
-    "lamps at 80 %": THIS_LINE._replace(brightness=0.8),
-    "lamps at 50 %": THIS_LINE._replace(brightness=0.5),
-    "camera knocked by half a degree": _turned(0.5),
-    "camera knocked by 3 degrees": _turned(3.0),
+    "none": Change(),
+    "two prints never seen": Change(THIS_LINE._replace(prints=(6, 7) * 3)),
+    "cartons of 125 mm, not 150": Change(carton_length=0.125),
+    "cartons of 165 mm, not 150": Change(carton_length=0.165),
+    "lamps at 80 %": Change(THIS_LINE._replace(brightness=0.8)),
+    "lamps at 50 %": Change(THIS_LINE._replace(brightness=0.5)),
+    "camera knocked by half a degree": Change(_turned(0.5)),
+    "camera knocked by 3 degrees": Change(_turned(3.0)),
 }
 
 
@@ -81,34 +91,38 @@ def run(flags: Flags) -> None:
     if model.calibration is None or model.spec != SPEC:
         raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")
     folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
-    found = runfolder.kept(
-        folder / "runs.json", partial(find, [("entry", kind, flags.jams) for kind in TAILS], flags.seed, flags.jobs)
-    )
-    runs = [Run(place, arms.Trouble(*trouble), seed) for place, trouble, seed in found]
+    wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     rows = []
-    for number, (name, look) in enumerate(CHANGES.items()):
+    for number, (name, change) in enumerate(CHANGES.items()):
+        found = runfolder.kept(
+            folder / f"runs-{change.carton_length}.json",
+            partial(find, wanted, flags.seed, flags.jobs, change.carton_length),
+        )
+        runs = [Run(place, arms.Trouble(*trouble), *rest) for place, trouble, *rest in found]
         path = folder / f"{number}.json"
-        rows.append({"change": name, **runfolder.kept(path, partial(_measured, flags, model, look, runs))})
-    metrics = {"rows": rows, "jams": len(runs), "provenance": runfolder.provenance(flags)}
+        rows.append({"change": name, **runfolder.kept(path, partial(_measured, flags, model, change, runs))})
+    metrics = {"rows": rows, "jams": len(TAILS) * flags.jams, "provenance": runfolder.provenance(flags)}
     runfolder.finish(folder, metrics, flags.report and flags.report / "disturbances.json")
     Console(stderr=True).print(_table(metrics), f"wrote {folder}", sep="\n")
 
 
-def _measured(flags: Flags, model: Bundle, look: Look, runs: list[Run]) -> dict[str, Any]:
+def _measured(flags: Flags, model: Bundle, change: Change, runs: list[Run]) -> dict[str, Any]:
     half = round(flags.minutes * 60 * SPEC.rate_hz / 2)
-    with Line(flags.seed, tail_rate=0.0) as line, progress() as bar:
-        while line.time < arms.RUN_IN_S:
-            line.scan()
+    middle = arms.RUN_IN_S + half / SPEC.rate_hz
+    with progress() as bar:
+        task = bar.add_task("sound line", total=2 * half, unit="frames")
         shots = []
-        for frame in bar.track(range(2 * half), task_id=bar.add_task("sound line", unit="frames")):
-            line.plant.look = look if frame >= half else THIS_LINE
-            shots.append(line.step())
+        for (look, carton_length), start in ((Change(), arms.RUN_IN_S), (change, middle)):
+            with Line(flags.seed, tail_rate=0.0, carton_length=carton_length, look=look) as line:
+                while line.time < start:
+                    line.scan()
+                shots += [line.step() for _ in bar.track(range(half), task_id=task)]
     frames, sensors, actions = (
         jnp.asarray(np.stack([getattr(shot, name) for shot in shots])) for name in ("image", "sensors", "action")
     )
     told = model.replay(model.start(), Observation(frames, sensors), actions)[1]
     sights = sighted(model, [shot.image for shot in shots], half)
-    return {**changed(model, told, half), **sights, **_seen(model, [film(each, look) for each in runs])}
+    return {**changed(model, told, half), **sights, **_seen(model, [film(each, change.look) for each in runs])}
 
 
 def changed(model: Bundle, told: Told, half: int) -> dict[str, Any]:

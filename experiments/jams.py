@@ -18,6 +18,7 @@ from runtime.line.camera import THIS_LINE, Look
 from runtime.line.cartons import TAILS, Tail
 from runtime.line.line import Line
 from runtime.line.plant import Plant
+from runtime.line.scene import CARTON
 from wm.bundle import Bundle
 from wm.data.footage import Episode
 from wm.surprise import Told
@@ -35,6 +36,7 @@ class Run(NamedTuple):
     place: Place
     trouble: Trouble
     seed: int
+    carton_length: float = CARTON[0]
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class Film(NamedTuple):
     block: float
 
 
-def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
+def find(wanted: Sequence[Wanted], seed: int, jobs: int, carton_length: float = CARTON[0]) -> list[Run]:
     """The first seeds of every kind and place that jam, each tried in turn by the physics alone."""
     found: list[Run] = []
     with processes(jobs) as workers, progress() as bar:
@@ -58,7 +60,7 @@ def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
             first = seed + 10_000 * group
             jams: list[Run] = []
             for start in count(first, 2 * jobs):
-                tried = [draw(place, kind, each) for each in range(start, start + 2 * jobs)]
+                tried = [draw(place, kind, each, carton_length) for each in range(start, start + 2 * jobs)]
                 fresh = [each for each, jam in zip(tried, workers.map(_blocks, tried), strict=True) if jam]
                 bar.advance(task, min(len(fresh), number - len(jams)))
                 jams += fresh
@@ -68,23 +70,23 @@ def find(wanted: Sequence[Wanted], seed: int, jobs: int) -> list[Run]:
     return found
 
 
-def draw(place: Place, kind: Tail, seed: int) -> Run:
+def draw(place: Place, kind: Tail, seed: int, carton_length: float = CARTON[0]) -> Run:
     """The trouble of a run: a pure function of the seed."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     number, x = int(rng.choice(NUMBERS)), float(rng.uniform(*WHERE))
-    return Run(place, Trouble(number, kind, x if place == "view" else None), seed)
+    return Run(place, Trouble(number, kind, x if place == "view" else None), seed, carton_length)
 
 
 def _blocks(each: Run) -> bool:
     """Whether a run jams while nobody watches, within an arm."""
-    events = unwatched(each.seed, each.trouble).events
+    events = unwatched(each.seed, each.trouble, each.carton_length).events
     return bool(events.blocks and events.onsets)
 
 
-def unwatched(seed: int, trouble: Trouble | None) -> Plant:
+def unwatched(seed: int, trouble: Trouble | None, carton_length: float = CARTON[0]) -> Plant:
     """The plant at the end of an arm, at full speed, without a picture taken."""
     tails, mishaps = ({}, {}) if trouble is None else (trouble.tails, trouble.mishaps)
-    with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps) as line:
+    with Line(seed, tail_rate=0.0, tails=tails, mishaps=mishaps, carton_length=carton_length) as line:
         while line.time < arms.RUN_IN_S + arms.WARM_UP_S + arms.ARM_S:
             line.scan()
         return line.plant
@@ -92,7 +94,14 @@ def unwatched(seed: int, trouble: Trouble | None) -> Plant:
 
 def film(each: Run, look: Look = THIS_LINE) -> Film:
     """The run as its camera sees it, from a little before the carton in trouble comes into view."""
-    with Line(each.seed, tail_rate=0.0, tails=each.trouble.tails, mishaps=each.trouble.mishaps, look=look) as line:
+    with Line(
+        each.seed,
+        tail_rate=0.0,
+        tails=each.trouble.tails,
+        mishaps=each.trouble.mishaps,
+        carton_length=each.carton_length,
+        look=look,
+    ) as line:
         while line.time < arms.RUN_IN_S:
             line.scan()
         shots = [line.step() for _ in range(arms.frames(arms.WARM_UP_S + arms.ARM_S))]

@@ -82,8 +82,8 @@ def run(flags: Flags) -> None:
     thresholds = runfolder.kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
     shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
     runs = [
-        Run(place, Trouble(*trouble), seed)
-        for place, trouble, seed in runfolder.kept(
+        Run(place, Trouble(*trouble), *rest)
+        for place, trouble, *rest in runfolder.kept(
             folder / "runs.json", partial(find, _wanted(flags), flags.seed, flags.jobs)
         )
     ]

@@ -12,6 +12,8 @@ from runtime.camera import Frame
 from runtime.demo import BUNDLE
 from runtime.line.camera import THIS_LINE
 from runtime.line.line import Line
+from runtime.line.program import SCAN_S
+from runtime.line.scene import BELTS
 from runtime.loop import Loop
 from runtime.registers import Mode
 from wm import bundle
@@ -49,12 +51,23 @@ def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():
     with Line(3, tail_rate=0.0) as line, Line(3, tail_rate=0.0) as other:
         while line.time < 8.0:
             line.scan(), other.scan()
-        other.plant.look = disturbances.CHANGES["two prints never seen"]
+        other.plant.look = disturbances.CHANGES["two prints never seen"].look
         one, two = line.step(), other.step()
         assert np.array_equal(one.sensors, two.sensors)
         assert np.abs(one.image.astype(int) - two.image).max() > 60
         other.plant.look = THIS_LINE
         assert np.array_equal(line.step().image, other.step().image)
+
+
+@pytest.mark.parametrize("length", [0.125, 0.165])
+def test_cartons_of_another_length_cover_an_eye_for_as_long_as_they_are_and_do_not_jam(length):
+    with Line(3, tail_rate=0.0, carton_length=length) as line:
+        line.plant.advance(1.0, 10.0)
+        scans = [line.plant.advance(1.0, SCAN_S) for _ in range(3000)]
+        covered_s = SCAN_S * sum(each.infeed_eye for each in scans)
+        cartons = scans[-1].cartons_out - scans[0].cartons_out
+        assert covered_s * BELTS[0].speed / cartons == pytest.approx(length, rel=0.04)
+        assert not line.events.blocks
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_the_runtime_tells_lamps_that_fail_and_a_knocked_camera_at_the_first_fra
         while line.time < 8.0:
             line.scan()
         frames = [line.step().image for _ in range(3)]
-        line.plant.look = disturbances.CHANGES[change]
+        line.plant.look = disturbances.CHANGES[change].look
         frames += [line.step().image for _ in range(3)]
     found = disturbances.sighted(bundle.load(BUNDLE), frames, 3)
     assert found["camera_fault_before"] == 0.0

@@ -226,7 +226,7 @@ def test_a_tail_changes_only_its_own_carton():
 @pytest.mark.parametrize("seed", range(40))
 def test_a_skewed_carton_is_released_between_the_rails(seed: int):
     carton = draw(seed, 0, 0.0, "skew")
-    half = scene.HALF_WIDTH * np.cos(carton.yaw) + scene.HALF_LENGTH * abs(np.sin(carton.yaw))
+    half = scene.HALF_WIDTH * np.cos(carton.yaw) + scene.CARTON[0] / 2 * abs(np.sin(carton.yaw))
     assert scene.RAIL_PATH[0][1] < carton.y - half and carton.y + half < scene.FENCE_Y
 
 

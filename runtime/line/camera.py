@@ -64,12 +64,15 @@ _NEARBY: Final = ((THIS_LINE.eye, (0.15, 0.20, 0.12)), (THIS_LINE.target, (0.03,
 
 
 class Scene(NamedTuple):
-    """What moves: cartons' poses [N, 8] (position, quaternion, lid angle), their prints, gate height, belts' travel."""
+    """What moves: cartons' poses [N, 8] (position, quaternion, lid angle), their prints, gate height, belts' travel,
+    and the cartons' length in metres.
+    """
 
     cartons: NDArray[np.float64]
     prints: tuple[int, ...]
     gate: float
     travel: tuple[float, ...]
+    carton_length: float = scene.CARTON[0]
 
 
 def photograph(view: Scene, time: float, seed: int, look: Look = THIS_LINE) -> NDArray[np.uint8]:
@@ -174,10 +177,10 @@ def _render(view: Scene, size: int, look: Look) -> Array:
         column = (along * texture.shape[1]).astype(np.intp) % texture.shape[1]
         flat[where] = texture[row, column] * brightness
     for pose in view.cartons:
-        canvas.shade(_carton_shadow(pose), backdrop.ground)
+        canvas.shade(_carton_shadow(pose, view.carton_length), backdrop.ground)
     canvas.shade(_dropped(_box_corners(*_gate_box(view.gate))), backdrop.ground)
     for pose, print_number in zip(view.cartons, view.prints, strict=True):
-        canvas.draw(_carton(pose, carton_textures(look.prints[print_number], size), canvas.eye))
+        canvas.draw(_carton(pose, view.carton_length, carton_textures(look.prints[print_number], size), canvas.eye))
     canvas.draw(_box(*_gate_box(view.gate), plain(0.96, 0.72, 0.10), canvas.eye))
     colour = _lit(canvas.colour, look)
     return (colour[::2, ::2] + colour[::2, 1::2] + colour[1::2, ::2] + colour[1::2, 1::2]) / np.float32(4)
@@ -289,8 +292,10 @@ def _fixed_shadows() -> Iterator[NDArray[np.float64]]:
             )
 
 
-def _carton_axes(pose: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rotation [3, 3], the hinge's middle and the lid's direction (both in the world) of a carton's pose [8]."""
+def _carton_axes(
+    pose: NDArray[np.float64], length: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rotation [3, 3], hinge's middle and lid's direction (both in the world) of a carton so long, at its pose [8]."""
     w, x, y, z = pose[3:7]
     rotation = np.array(
         [
@@ -299,27 +304,30 @@ def _carton_axes(pose: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArra
             [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
         ]
     )
-    hinge = pose[:3] + rotation @ np.array([-scene.HALF_LENGTH, 0.0, scene.CARTON[2] / 2 + 0.001])
+    hinge = pose[:3] + rotation @ np.array([-length / 2, 0.0, scene.CARTON[2] / 2 + 0.001])
     return rotation, hinge, rotation @ np.array([np.cos(pose[7]), 0.0, np.sin(pose[7])])
 
 
-def _carton_shadow(pose: NDArray[np.float64]) -> NDArray[np.float64]:
-    rotation, hinge, lid = _carton_axes(pose)
-    walls = pose[:3] + _box_corners(np.zeros(3), np.array(scene.CARTON) / 2) @ rotation.T
-    side, tip = rotation[:, 1] * scene.LID_WIDTH / 2, hinge + lid * scene.LID_LENGTH
+def _carton_shadow(pose: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    rotation, hinge, lid = _carton_axes(pose, length)
+    walls = pose[:3] + _box_corners(np.zeros(3), np.array((length, *scene.CARTON[1:])) / 2) @ rotation.T
+    side, tip = rotation[:, 1] * scene.LID_WIDTH / 2, hinge + lid * (length - scene.LID_MARGIN)
     return _dropped(np.vstack([walls, tip - side, tip + side]))
 
 
-def _carton(pose: NDArray[np.float64], textures: dict[str, Texture], eye: NDArray[np.float64]) -> Iterator[Quad]:
+def _carton(
+    pose: NDArray[np.float64], length: float, textures: dict[str, Texture], eye: NDArray[np.float64]
+) -> Iterator[Quad]:
     """A carton's four walls, its open top and its lid; the lid shows its print from outside, board from inside."""
-    rotation, hinge, lid = _carton_axes(pose)
+    rotation, hinge, lid = _carton_axes(pose, length)
     centre = pose[:3]
-    length, width, height = (rotation[:, axis] * scene.CARTON[axis] for axis in range(3))
-    for outward, along in ((length, width), (width, length), (-length, width), (-width, length)):
-        origin = centre + (outward - along + height) / 2
+    size = (length, *scene.CARTON[1:])
+    front, left, up = (rotation[:, axis] * size[axis] for axis in range(3))
+    for outward, along in ((front, left), (left, front), (-front, left), (-left, front)):
+        origin = centre + (outward - along + up) / 2
         if outward @ (eye - centre - outward / 2) > 0:
-            yield Quad(origin, along, -height, textures["side"])
-    yield Quad(centre + (height - length - width) / 2, length, width, textures["inside"])
+            yield Quad(origin, along, -up, textures["side"])
+    yield Quad(centre + (up - front - left) / 2, front, left, textures["inside"])
     side = rotation[:, 1] * scene.LID_WIDTH
     from_above = (eye - hinge) @ (rotation @ np.array([-np.sin(pose[7]), 0.0, np.cos(pose[7])])) > 0
-    yield Quad(hinge - side / 2, lid * scene.LID_LENGTH, side, textures["lid" if from_above else "board"])
+    yield Quad(hinge - side / 2, lid * (length - scene.LID_MARGIN), side, textures["lid" if from_above else "board"])

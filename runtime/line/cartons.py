@@ -4,7 +4,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
-from runtime.line.scene import BELTS, CARTON, FENCE_Y, HALF_LENGTH, HALF_WIDTH
+from runtime.line.scene import BELTS, CARTON, FENCE_Y, HALF_WIDTH
 
 Tail = Literal["lid", "skew", "double", "slip"]
 TAILS: Final[tuple[Tail, ...]] = ("lid", "skew", "double")  # drawn by chance; a belt slips only when told to
@@ -28,8 +28,10 @@ class Carton(NamedTuple):
     print: int
 
 
-def draw(seed: int, number: int, tail_rate: float, forced: Tail | None = None) -> Carton:
-    """Draws carton `number` of the run `seed`: a pure function, so that branches of one run see the same cartons."""
+def draw(seed: int, number: int, tail_rate: float, forced: Tail | None = None, length: float = CARTON[0]) -> Carton:
+    """Draws carton `number`, `length` metres long, of the run `seed`: a pure function, so that branches of one run see
+    the same cartons.
+    """
     rng = np.random.default_rng([seed, number])
     by_chance = TAILS[int(rng.integers(len(TAILS)))] if rng.random() < tail_rate else None
     normal = Carton(
@@ -47,10 +49,10 @@ def draw(seed: int, number: int, tail_rate: float, forced: Tail | None = None) -
             return normal._replace(lid=float(np.radians(rng.uniform(30, 78))), lid_damping=rng.uniform(0.6, 1.4))
         case "skew":
             yaw = float(np.radians(rng.uniform(16, 46)) * rng.choice((-1.0, 1.0)))
-            sideways = HALF_WIDTH * np.cos(yaw) + HALF_LENGTH * abs(np.sin(yaw))
+            sideways = HALF_WIDTH * np.cos(yaw) + length / 2 * abs(np.sin(yaw))
             return normal._replace(yaw=yaw, y=min(normal.y, FENCE_Y - 0.003 - float(sideways)))
         case "double":
-            return normal._replace(pitch=CARTON[0] + float(rng.uniform(0.002, 0.050)))
+            return normal._replace(pitch=length + float(rng.uniform(0.002, 0.050)))
         case _:
             return normal
 

@@ -15,6 +15,7 @@ from runtime.line.plant import Events, Mishap, Plant, PlantInputs
 from runtime.line.plant import Snapshot as PlantSnapshot
 from runtime.line.program import SCAN_S, PlcState
 from runtime.line.rack import DRIVE_ADDRESS, DRIVE_SCALE, IO_ADDRESS, REGISTERS, Rack, encode_io
+from runtime.line.scene import CARTON
 from runtime.registers import COMMAND_WORDS, Command, RegisterMap, Status, encode_command, read_map
 from wm.config import FootageSpec
 from wm.errors import InputError
@@ -45,7 +46,7 @@ class LineFrame(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Plant and PLC; a line of the same seed, tail rate, tails, mishaps, wear and look goes on from it bit for bit."""
+    """Plant and PLC; a line made alike, of the same seed and look, goes on from it bit for bit."""
 
     plant: PlantSnapshot
     inputs: PlantInputs
@@ -127,6 +128,7 @@ class Line:
         tails: Mapping[int, Tail] | None = None,
         mishaps: Mapping[int, Mishap] | None = None,
         wear_per_hour: float = 0.0,
+        carton_length: float = CARTON[0],
         operator_speed: float = 1.0,
         look: Look = THIS_LINE,
         plc: str | None = None,
@@ -134,7 +136,13 @@ class Line:
         self.operator_speed = operator_speed
         self.registers = read_map(REGISTERS)
         self.plant = Plant(
-            seed, tail_rate=tail_rate, tails=tails, mishaps=mishaps, wear_per_hour=wear_per_hour, look=look
+            seed,
+            tail_rate=tail_rate,
+            tails=tails,
+            mishaps=mishaps,
+            wear_per_hour=wear_per_hour,
+            carton_length=carton_length,
+            look=look,
         )
         self._plc = InProcess(self.registers) if plc is None else OverModbus(plc, self.registers)
         self._inputs = PlantInputs(infeed_eye=False, gate_eye=False, cartons_out=0)

@@ -114,8 +114,8 @@ class Plant:
 
     `tail_rate` is the chance that a carton is drawn from a tail of the initial conditions; `tails` forces a kind on
     given carton numbers, and `mishaps` befall given ones on their way. Whether such a carton jams is left to the
-    physics. The fence, which guides the cartons, wears by `wear_per_hour`. `look` is how the camera sees the line, and
-    may be changed at any time.
+    physics. The fence, which guides the cartons, wears by `wear_per_hour`. The cartons are `carton_length` metres long.
+    `look` is how the camera sees the line, and may be changed at any time.
     """
 
     def __init__(
@@ -126,15 +126,17 @@ class Plant:
         tails: Mapping[int, Tail] | None = None,
         mishaps: Mapping[int, Mishap] | None = None,
         wear_per_hour: float = 0.0,
+        carton_length: float = scene.CARTON[0],
         look: camera.Look = camera.THIS_LINE,
     ) -> None:
         self.seed = seed
         self.look = look
         self._wear_per_hour = wear_per_hour
+        self._carton_length = carton_length
         self._tail_rate = tail_rate
         self._tails = dict(tails or {})
         self._mishaps = dict(mishaps or {})
-        self._model = mujoco.MjModel.from_xml_string(scene.mjcf())
+        self._model = mujoco.MjModel.from_xml_string(scene.mjcf(carton_length))
         self._data = mujoco.MjData(self._model)
         self._gate_position, self._bodies = self._data.qpos[:1], self._data.qpos[1:].reshape(scene.CARTONS, 8)
         self._velocities = self._data.qvel[1:].reshape(scene.CARTONS, 7)
@@ -221,7 +223,7 @@ class Plant:
     def _release(self) -> None:
         state = self._state
         number = state.next_number
-        carton = cartons.draw(state.seed, number, self._tail_rate, self._tails.get(number))
+        carton = cartons.draw(state.seed, number, self._tail_rate, self._tails.get(number), self._carton_length)
         if state.travel[0] - state.last_release < carton.pitch or not self._is_clear(carton):
             return
         body = min(set(range(scene.CARTONS)) - {item.body for item in state.on_line})
@@ -246,7 +248,7 @@ class Plant:
         if not on_line:
             return True
         last = self._bodies[on_line[-1].body]
-        room = last[0] - scene.RELEASE_X - _reach(_yaw(last)) - _reach(carton.yaw)
+        room = last[0] - scene.RELEASE_X - self._reach(_yaw(last)) - self._reach(carton.yaw)
         return len(on_line) < scene.CARTONS and room >= CLEARANCE
 
     def _park(self) -> None:
@@ -270,7 +272,8 @@ class Plant:
     def _happen(self, place: int, kind: Tail) -> None:
         """A mishap of this kind befalls the carton at `place` of those on the line."""
         state, item = self._state, self._state.on_line[place]
-        carton = cartons.draw(state.seed, item.carton.number, 0.0, kind)._replace(print=item.carton.print)
+        carton = cartons.draw(state.seed, item.carton.number, 0.0, kind, self._carton_length)
+        carton = carton._replace(print=item.carton.print)
         body = self._bodies[item.body]
         match kind:
             case "lid":
@@ -317,7 +320,11 @@ class Plant:
     def _eye(self, x: float) -> bool:
         """Whether a carton covers the photo-eye at `x`."""
         bodies = (self._bodies[item.body] for item in self._state.on_line)
-        return any(abs(body[0] - x) < _reach(_yaw(body)) for body in bodies)
+        return any(abs(body[0] - x) < self._reach(_yaw(body)) for body in bodies)
+
+    def _reach(self, yaw: float) -> float:
+        """How far a carton turned by `yaw` reaches from its centre along the belt, metres."""
+        return self._carton_length / 2 * abs(np.cos(yaw)) + scene.HALF_WIDTH * abs(np.sin(yaw))
 
     def _note_events(self, speeds: list[float]) -> None:
         state, now = self._state, self.time
@@ -329,7 +336,7 @@ class Plant:
             if belt > 0.0:
                 pace += PACE_SMOOTHING * (speed / belt - pace)
                 slow_since = None if pace >= SLOW else now if slow_since is None else slow_since
-            front = x + _reach(_yaw(self._bodies[item.body]))
+            front = x + self._reach(_yaw(self._bodies[item.body]))
             seen = item.seen or front >= camera.VIEW_START
             if seen and not item.seen and item.carton.tail and not state.blocked:
                 onsets.append(Onset(item.carton.number, item.carton.tail, now))
@@ -346,7 +353,7 @@ class Plant:
         items = self._state.on_line
         poses = self._bodies[[item.body for item in items]]
         prints = tuple(item.carton.print for item in items)
-        return camera.Scene(poses, prints, float(self._gate_position[0]), self._state.travel)
+        return camera.Scene(poses, prints, float(self._gate_position[0]), self._state.travel, self._carton_length)
 
 
 def _attribute(head: OnLine, onsets: Sequence[Onset]) -> Block:
@@ -362,8 +369,3 @@ def _attribute(head: OnLine, onsets: Sequence[Onset]) -> Block:
 def _yaw(body: NDArray[np.float64]) -> float:
     _, _, _, w, x, y, z, _ = body
     return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
-
-
-def _reach(yaw: float) -> float:
-    """How far a carton turned by `yaw` reaches from its centre along the belt, metres."""
-    return scene.HALF_LENGTH * abs(np.cos(yaw)) + scene.HALF_WIDTH * abs(np.sin(yaw))

@@ -8,9 +8,8 @@ TIMESTEP: Final = 0.004
 CARTONS: Final = 8  # bodies in the pool, recycled at the exit
 
 CARTON: Final = (0.150, 0.115, 0.070)
-HALF_LENGTH: Final = CARTON[0] / 2
 HALF_WIDTH: Final = CARTON[1] / 2
-LID_LENGTH: Final = 0.146
+LID_MARGIN: Final = 0.004  # a lid is so much shorter than its carton
 LID_WIDTH: Final = 0.111
 LID_DAMPING: Final = 0.016
 
@@ -68,8 +67,8 @@ def belt_under(x: float) -> int:
     return 0 if x < BELTS[1].start else 1 if x < BELTS[2].start else 2
 
 
-def mjcf() -> str:
-    """The line's MJCF: three belts, fence, stepped rail, lip, gate and a pool of cartons with hinged lids."""
+def mjcf(carton_length: float) -> str:
+    """The line's MJCF: three belts, fence, stepped rail, lip, gate and a pool of cartons with hinged lids, so long."""
     return f"""
 <mujoco model="cartoning line">
   <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10"/>
@@ -90,7 +89,7 @@ def mjcf() -> str:
       <geom class="static" size="0.003 {GATE_HALF[1]} 0.004" pos="0 0 {-GATE_HALF[2]}" mass="0.02"
         friction="1.5" priority="3"/>
     </body>
-    {"".join(_carton(index) for index in range(CARTONS))}
+    {"".join(_carton(index, carton_length) for index in range(CARTONS))}
   </worldbody>
   <actuator><motor name="gate" joint="gate"/></actuator>
 </mujoco>"""
@@ -125,8 +124,9 @@ def _lip() -> str:
     )
 
 
-def _carton(index: int) -> str:
-    length, width, height = CARTON
+def _carton(index: int, length: float) -> str:
+    _, width, height = CARTON
+    lid = length - LID_MARGIN
     return f"""
     <body name="carton{index}">
       <joint type="free" damping="0.01"/>
@@ -134,7 +134,7 @@ def _carton(index: int) -> str:
       <body pos="{-length / 2} 0 {height / 2}">
         <joint name="lid{index}" axis="0 -1 0" range="0 112" damping="{LID_DAMPING}" stiffness="0.0015" armature="2e-4"
           solreflimit="0.008 1" solimplimit="0.98 0.9995 0.02"/>
-        <geom class="carton" size="{LID_LENGTH / 2} {LID_WIDTH / 2} 0.001" pos="{LID_LENGTH / 2} 0 0.001" mass="0.006"/>
+        <geom class="carton" size="{lid / 2} {LID_WIDTH / 2} 0.001" pos="{lid / 2} 0 0.001" mass="0.006"/>
       </body>
     </body>"""
 
