@@ -85,8 +85,9 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Alarms, drift and jams seen under changes that are no jam; writes metrics.json."""
-    if flags.minutes <= 0 or min(flags.jams, flags.jobs) < 1:
-        raise InputError("--minutes must be above 0, --jams and --jobs at least 1.")
+    least = 2 * TURNED_OVER_S / 60
+    if flags.minutes <= least or min(flags.jams, flags.jobs) < 1:
+        raise InputError(f"--minutes must be above {least:g}, --jams and --jobs at least 1.")
     model = bundle.load(flags.bundle)
     if model.calibration is None or model.spec != SPEC:
         raise InputError(f"{flags.bundle} is not a calibrated bundle of the simulated line; give another --bundle.")

@@ -122,7 +122,7 @@ JOBS = (
         "disturbances",
         "disturbances",
         "--bundle {out}/bundle --minutes 10 --jams 2 --report {out}/reports",
-        "--jams 1 --minutes 0.5",
+        "--jams 1 --minutes 1",
     ),
     Job(
         "adapt",

@@ -18,6 +18,7 @@ from runtime.loop import Loop
 from runtime.registers import Mode
 from wm import bundle
 from wm.data.footage import Episode
+from wm.errors import InputError
 from wm.surprise import Told
 
 
@@ -57,6 +58,12 @@ def test_a_look_may_change_while_the_line_runs_and_the_line_does_not():
         assert np.abs(one.image.astype(int) - two.image).max() > 60
         other.plant.look = THIS_LINE
         assert np.array_equal(line.step().image, other.step().image)
+
+
+def test_footage_that_ends_before_the_change_counts_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--minutes must be above 0\.5"):
+        disturbances.run(disturbances.Flags(out=tmp_path / "out", minutes=0.5))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("length", [0.125, 0.165])
