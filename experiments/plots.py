@@ -164,3 +164,19 @@ def adaptation(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0].legend()
     axes[-1].set(xlabel="minutes of footage")
     write(drawn, path)
+
+
+def dreams(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """What is measured of every second of a dream, for each way to dream, over the band of what is seen awake."""
+    band = found["awake"]["band"]
+    drawn, axes = figure(len(band), height=1.8)
+    colours = dict(zip((way for way in found if way != "awake"), (BLUE, ORANGE, "#9aa3ad"), strict=True))
+    for axis, (name, (low, high)) in zip(axes, band.items(), strict=True):
+        axis.axhspan(low, high, color=INK, alpha=0.1, linewidth=0)
+        for way, colour in colours.items():
+            curve = found[way][name]
+            axis.plot(np.arange(1, len(curve) + 1), curve, color=colour, label=way)
+        axis.set(ylabel=name, ylim=(0, None))
+    axes[0].legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.3))
+    axes[-1].set(xlabel="seconds dreamt")
+    write(drawn, path)

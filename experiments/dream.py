@@ -1,0 +1,271 @@
+"""Dreams to look at: a world model rolled forward from recorded moments, far past the length that it was trained on.
+
+Three ways to dream are compared: `sampled` draws every categorical, as a simulator does; `most likely` takes the
+likeliest; `expected` carries probabilities on, as a forecast does. A dream is plausible for as long as it is as lively
+and as sharp as what the model sees when it is awake, that is, when it decodes what it has just been shown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from experiments import plots, runfolder
+from experiments.cli import main, progress
+from experiments.forecast import CONTEXT_S, Array, cut, mean_image
+from wm import bundle, calibrate, model, rssm
+from wm.bundle import Bundle
+from wm.data import log
+from wm.data.footage import Episode, Footage
+from wm.errors import InputError
+from wm.files import appearing
+from wm.nets import Draw, expected, most_likely, sampled, symexp
+from wm.types import LatentState, Observation
+
+WAYS: Final[dict[str, Draw]] = {"sampled": sampled, "most likely": most_likely, "expected": expected}
+BAND: Final = (5, 95)  # percentiles of what is seen awake
+MEASURES: Final = ("motion", "sharpness", "tags")
+LIVELY: Final = 0.03  # of 0..1: pixels whose spread over time is more are looked at
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.dream."""
+
+    bundle: Path
+    """World model of the line."""
+    footage: Path
+    """Footage of it, with a camera."""
+    out: Path
+    """Folder of the run."""
+    split: Literal["train", "holdout"] = "holdout"
+    """Split of the footage."""
+    episode: int = 0
+    """Number of the episode whose dreams are filmed."""
+    time: float = 10.0
+    """The moment from which they start, seconds into the episode."""
+    seconds: float = 30.0
+    """How long they last."""
+    samples: int = 3
+    """How many that differ by chance alone are filmed, beside the one that is most likely."""
+    hold: tuple[float, ...] = ()
+    """Values of the one action, such as the feeder's speed: the same moment is dreamt on with each of them held."""
+    actions: Path | None = None
+    """A CSV file with a row a frame and a column an action, named like them: the dream is under these, not under what
+    was done."""
+    moments: int = 32
+    """From how many other moments, spread over the split, it is measured how long dreams stay plausible."""
+    seed: int = 0
+    """Seed of the samples."""
+    report: Path | None = None
+    """Folder for dream.json and its pictures, beside other reports."""
+
+
+class Dream(NamedTuple):
+    """Pictures `[K, H, W, C]` in 0..1 and tags `[K, S]` in standard deviations, one a frame."""
+
+    pictures: Array
+    tags: Array
+
+
+class Dreamer:
+    """A world model that filters a recorded stretch and dreams on from it, compiled once."""
+
+    def __init__(self, one: Bundle) -> None:
+        self._one = one
+        self._filter = jax.jit(partial(_filtered, one))
+        self._imagine = {way: jax.jit(partial(_dreamt, one, draw)) for way, draw in WAYS.items()}
+        self._decode = jax.jit(partial(_decoded, one))
+
+    def awake(self, seen: Episode) -> LatentState:
+        """The states `[T]` in which the model is while it is shown a stretch."""
+        return self._filter(seen.frames, seen.sensors, seen.actions)
+
+    def dream(self, states: LatentState, frame: int, actions: Array, way: str, key: jax.Array) -> Dream:
+        """What it dreams from the state at a frame on, under `[K, A]` actions."""
+        present = jax.tree.map(lambda x: x[frame], states)
+        return self.look(self._imagine[way](present, actions, key))
+
+    def look(self, states: LatentState) -> Dream:
+        """What is to be seen in states."""
+        return Dream(*jax.device_get(self._decode(states)))
+
+
+def run(flags: Flags) -> None:
+    """Films dreams beside the truth and measures how long they stay plausible; writes videos, a plot and dream.json."""
+    one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
+    _check(flags, one, footage)
+    folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
+    rate_hz, dreamer = footage.spec.rate_hz, Dreamer(one)
+    frames, context = round(flags.seconds * rate_hz), round(CONTEXT_S * rate_hz)
+    keys = jax.random.split(jax.random.key(flags.seed), max(1 + flags.samples, flags.moments))
+
+    start = round(flags.time * rate_hz)
+    seen = footage.read(flags.split, flags.episode, start - context, context + frames)
+    assert seen.frames is not None
+    truth, states = seen.frames[context:].astype(np.float32) / 255, dreamer.awake(seen)
+    actions = seen.actions[context:] if flags.actions is None else _actions(flags.actions, footage, frames)
+    ways = ["most likely", *["sampled"] * flags.samples]
+    dreams = [dreamer.dream(states, context - 1, actions, way, key) for way, key in zip(ways, keys, strict=False)]
+    plots.film(_beside(truth, [dream.pictures for dream in dreams]), rate_hz, folder / "dream.mp4")
+    if flags.hold:
+        held = [np.full_like(actions, value) for value in flags.hold]
+        tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures for each in held]
+        plots.film(map(partial(np.concatenate, axis=1), zip(*tried, strict=True)), rate_hz, folder / "held.mp4")
+
+    found = measured(dreamer, footage, flags, keys)
+    rows = [{"way": way, **each} for way, each in found.items()]
+    plots.dreams(found, folder / "dream.png")
+    metrics = {
+        "rows": rows,
+        "seconds": flags.seconds,
+        "trained_on_s": one.recipe["settings"]["open_loop"] / rate_hz,
+        "moments": flags.moments,
+        "fingerprint": footage.fingerprint,
+        "provenance": runfolder.provenance(flags),
+    }
+    runfolder.finish(folder, metrics, flags.report and flags.report / "dream.json")
+    if flags.report:
+        for path in (*folder.glob("*.mp4"), folder / "dream.png"):
+            with appearing(flags.report / path.name) as file:
+                file.write_bytes(path.read_bytes())
+    Console(stderr=True).print(_table(rows), f"wrote {folder}", sep="\n")
+
+
+def _check(flags: Flags, one: Bundle, footage: Footage) -> None:
+    calibrate.check(one, footage)
+    if footage.spec.image is None:
+        raise InputError(f"the footage at {flags.footage} has no camera, so there is nothing to dream of.")
+    if flags.seconds < 1 or flags.samples < 1 or flags.moments < 2:
+        raise InputError("--seconds and --samples must be at least 1, --moments at least 2.")
+    if flags.hold and len(footage.spec.actions) != 1:
+        raise InputError("--hold is for footage of one action; give --actions.")
+    lengths = footage.lengths(flags.split)
+    if not 0 <= flags.episode < len(lengths):
+        raise InputError(
+            f"the {flags.split} split has {len(lengths)} episodes, counted from 0; give another --episode."
+        )
+    longest = lengths[flags.episode] / footage.spec.rate_hz
+    if flags.time < CONTEXT_S or flags.time + flags.seconds > longest:
+        raise InputError(
+            f"episode {flags.episode} lasts {longest:g} s: a dream of {flags.seconds:g} s starts from {CONTEXT_S:g} to "
+            f"{longest - flags.seconds:g} s; give another --time."
+        )
+
+
+def _actions(path: Path, footage: Footage, frames: int) -> Array:
+    told = log.read(path, footage.spec.actions, rate_hz=footage.spec.rate_hz).values
+    if len(told) < frames or np.isnan(told[:frames]).any():
+        raise InputError(f"{path} does not hold actions for {frames} frames; give a row for each.")
+    return told[:frames]
+
+
+def _filtered(one: Bundle, frames: Array, sensors: Array, actions: Array) -> LatentState:
+    embedding = model.encode(one.config, one.variables, Observation(frames, sensors))
+    start = rssm.start(one.config, (1,))
+    states, _ = model.observe(one.config, one.variables, start, embedding[None], actions[None], draw=most_likely)
+    return jax.tree.map(lambda x: x[0], states)
+
+
+def _dreamt(one: Bundle, draw: Draw, present: LatentState, actions: Array, key: jax.Array) -> LatentState:
+    start = jax.tree.map(lambda x: x[None], present)
+    states, _ = model.imagine(one.config, one.variables, start, actions[None], key, draw)
+    return jax.tree.map(lambda x: x[0], states)
+
+
+def _decoded(one: Bundle, states: LatentState) -> tuple[jax.Array, jax.Array]:
+    prediction = model.decode(one.config, one.variables, states)
+    assert prediction.image is not None
+    return prediction.image.clip(0, 1), symexp(prediction.sensors)
+
+
+def measured(dreamer: Dreamer, footage: Footage, flags: Flags, keys: jax.Array) -> dict[str, dict[str, Any]]:
+    """For every way to dream, and for being awake, what is measured of each second, and for how long it holds."""
+    rate_hz = footage.spec.rate_hz
+    windows = cut(footage, flags.split, flags.moments, flags.seconds)
+    mean, lively = mean_image(footage), _lively(footage)
+    told: dict[str, list[Array]] = {way: [] for way in ("awake", *WAYS)}
+    errors: dict[str, list[Array]] = {way: [] for way in ("mean image", *WAYS)}
+    with progress() as bar:
+        task = bar.add_task("dream", unit="moments")
+        for number in bar.track(range(flags.moments), task_id=task):
+            seen = Episode(windows.frames[number], windows.sensors[number], windows.actions[number], np.zeros(0), "")
+            truth = windows.frames[number, windows.context :].astype(np.float32) / 255
+            states = dreamer.awake(seen)
+            ahead = jax.tree.map(lambda x: x[windows.context :], states)
+            told["awake"].append(liveliness(dreamer.look(ahead), lively, rate_hz))
+            errors["mean image"].append(_error(np.broadcast_to(mean, truth.shape), truth, rate_hz))
+            for way in WAYS:
+                actions = windows.actions[number, windows.context :]
+                dream = dreamer.dream(states, windows.context - 1, actions, way, keys[number])
+                told[way].append(liveliness(dream, lively, rate_hz))
+                errors[way].append(_error(dream.pictures, truth, rate_hz))
+    band = np.percentile(np.concatenate(told["awake"], axis=1), BAND, axis=1)[..., None]
+    cheap = np.mean(errors["mean image"], axis=0)
+    found: dict[str, dict[str, Any]] = {}
+    for way, curves in told.items():
+        middle = np.median(curves, axis=0)
+        found[way] = {name: curve.tolist() for name, curve in zip(MEASURES, middle, strict=True)}
+        if way == "awake":
+            found[way]["band"] = dict(zip(MEASURES, band[..., 0].T.tolist(), strict=True))
+        else:
+            within = ((middle >= band[0]) & (middle <= band[1])).all(axis=0)
+            ratio = np.mean(errors[way], axis=0) / cheap
+            found[way] |= {"plausible_s": lasts(within), "foretells_s": lasts(ratio < 1), "error_ratio": ratio.tolist()}
+    return found
+
+
+def liveliness(dream: Dream, lively: NDArray[np.bool_], rate_hz: float) -> Array:
+    """Of each second, how much the lively pixels change from frame to frame and from pixel to pixel, and how much all
+    tags change, `[3, seconds]`.
+    """
+    motion = np.abs(np.diff(dream.pictures, axis=0, prepend=dream.pictures[:1])).mean(axis=-1)[:, lively].mean(axis=1)
+    down, along = (np.abs(np.diff(dream.pictures, axis=axis)).mean(axis=-1) for axis in (1, 2))
+    sharp = down[:, lively[1:]].mean(axis=1) + along[:, lively[:, 1:]].mean(axis=1)
+    tags = np.abs(np.diff(dream.tags, axis=0, prepend=dream.tags[:1])).sum(axis=1)
+    return np.stack([_seconds(each, rate_hz) for each in (motion, sharp, tags)])
+
+
+def lasts(holds: NDArray[np.bool_]) -> int:
+    """Seconds until something first does not hold."""
+    return len(holds) if holds.all() else int(holds.argmin())
+
+
+def _lively(footage: Footage) -> NDArray[np.bool_]:
+    """The pixels `[H, W]` in which something happens."""
+    return footage.sample("train", 512).astype(np.float32).std(axis=0).mean(axis=-1) / 255 > LIVELY
+
+
+def _error(pictures: Array, truth: Array, rate_hz: float) -> Array:
+    return _seconds(np.square(pictures - truth).mean(axis=(1, 2, 3)), rate_hz)
+
+
+def _seconds(values: Array, rate_hz: float) -> Array:
+    """Means over whole seconds: `[K]` to `[seconds]`."""
+    frames = round(rate_hz)
+    return values[: len(values) // frames * frames].reshape(-1, frames).mean(axis=1)
+
+
+def _beside(truth: Array, dreams: list[Array]) -> Iterator[Array]:
+    """Frames of a video, `[2 H, n W, C]`: truth above each dream."""
+    for above, *below in zip(truth, *dreams, strict=True):
+        yield np.concatenate([np.concatenate([above] * len(below), axis=1), np.concatenate(below, axis=1)])
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("way to dream", "plausible for", "foretells for", title="dreams")
+    for row in rows:
+        if "plausible_s" in row:
+            table.add_row(row["way"], f"{row['plausible_s']} s", f"{row['foretells_s']} s")
+    return table
+
+
+if __name__ == "__main__":
+    main(run)
