@@ -15,9 +15,17 @@ from wm.types import Batch, LatentState, Normaliser, Observation
 SPEC = FootageSpec(10.0, (16, 24, 3), ("eye", "speed"), ("setpoint",))
 CONFIG = ModelConfig.of(SPEC, "debug")
 
-encode, observe, imagine, obs_step, decode, prior = (
+encode, observe, imagine, obs_step, decode, foretell, prior = (
     jax.jit(function, static_argnums=0)
-    for function in (model.encode, model.observe, model.imagine, model.obs_step, model.decode, model.prior)
+    for function in (
+        model.encode,
+        model.observe,
+        model.imagine,
+        model.obs_step,
+        model.decode,
+        model.foretell,
+        model.prior,
+    )
 )
 loss = jax.jit(model.loss, static_argnums=(0, 1))
 
@@ -158,6 +166,15 @@ def test_the_variance_is_fitted_without_a_change_to_anything_else():
     gradients = jax.grad(variance_loss)(variables["params"])
     moved = [jax.tree_util.keystr(place) for place, leaf in jax.tree.leaves_with_path(gradients) if np.any(leaf)]
     assert len(moved) == 3 and all("Dense_2" in place or "noise" in place for place in moved)
+
+
+def test_tags_are_foretold_in_engineering_units():
+    normaliser = Normaliser(jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0]), jnp.zeros(1), jnp.ones(1))
+    variables, state = variables_of(CONFIG) | {"normaliser": normaliser}, rssm.start(CONFIG, (2,))
+    tags = foretell(CONFIG, variables, state)
+    assert tags.shape == (2, 2)
+    symlogs = nets.symlog((tags - jnp.array([1.0, -2.0])) / jnp.array([0.5, 3.0]))
+    np.testing.assert_allclose(symlogs, decode(CONFIG, variables, state).sensors, atol=1e-5)
 
 
 def test_the_decoder_shows_the_background_when_the_state_says_nothing():

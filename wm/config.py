@@ -260,6 +260,40 @@ class AlarmConfig:
         return max(1, round(self.off_delay_s * rate_hz))
 
 
+@dataclass(frozen=True)
+class PlanConfig:
+    """How a sequence of actions is searched for. Spreads are shares of the range between an action's bounds.
+
+    Attributes:
+      method: the cross-entropy method or model predictive path integral control, see `wm.planning.weights`.
+      candidates: sequences that one decision judges, in all of its iterations together; at least four in each.
+      horizon: frames of a sequence.
+      iterations: times that the distribution is fitted, each to its share of the candidates.
+      elites: candidates of an iteration that CEM fits.
+      temperature: advantage in return, in its own units, that MPPI weighs e times as heavily.
+      correlation: of the noise of two frames that follow each other, from 0 up to below 1.
+      initial_std: spread of the first search, and of the frame that the horizon newly reaches. minimum_std: the spread
+        that always stays, so that no search ends.
+      discount: of the reward of the next frame (DreamerV3, section "Actor critic learning").
+    """
+
+    method: Literal["cem", "mppi"] = "cem"
+    candidates: int = 64
+    horizon: int = 15
+    iterations: int = 2
+    elites: int = 4
+    temperature: float = 0.03
+    correlation: float = 0.8
+    initial_std: float = 0.5
+    minimum_std: float = 0.05
+    discount: float = 0.997
+
+    @property
+    def drawn(self) -> int:
+        """Candidates of one iteration."""
+        return self.candidates // self.iterations
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """A config as plain JSON values."""
     return dataclasses.asdict(config)

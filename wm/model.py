@@ -1,5 +1,5 @@
 """The world model as pure functions of its variables: `init`, `encode`, `obs_step`, `img_step`, `observe`, `imagine`,
-`decode`, `loss`.
+`decode`, `foretell`, `loss`.
 
 `variables` is a plain nested dict: `params` is learnt, `normaliser` holds the mean and standard deviation of the
 footage's sensors and actions. No function here knows which network library made them.
@@ -68,8 +68,10 @@ class Networks(nn.Module):
 
     def decode(self, features: Array) -> Prediction:
         image, log_variance = self.image_decoder(features) if self.config.image else (None, None)
-        sensors = self.sensor_decoder(features) if self.config.sensors else jnp.zeros((*features.shape[:-2], 0))
-        return Prediction(image, log_variance, sensors)
+        return Prediction(image, log_variance, self.decode_sensors(features))
+
+    def decode_sensors(self, features: Array) -> Array:
+        return self.sensor_decoder(features) if self.config.sensors else jnp.zeros((*features.shape[:-2], 0))
 
     def everything(self, image: Array | None, sensors: Array, action: Array) -> Prediction:
         embedding = self.encode(image, sensors)
@@ -183,6 +185,12 @@ def prior(config: ModelConfig, variables: Variables, deter: Array) -> Array:
 def decode(config: ModelConfig, variables: Variables, state: LatentState) -> Prediction:
     """What the camera and the sensors should show in `state`."""
     return _apply(config, variables, "decode", rssm.flatten(state))
+
+
+def foretell(config: ModelConfig, variables: Variables, state: LatentState) -> Array:
+    """What the tags should read in `state`, `[..., S]` in engineering units, without the cost of a picture."""
+    sensors = _apply(config, variables, "decode_sensors", rssm.flatten(state))
+    return variables["normaliser"].tags(symexp(sensors))
 
 
 def image_error(prediction: Prediction, observation: Observation) -> Array:

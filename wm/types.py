@@ -67,6 +67,10 @@ class Normaliser:
         """Tags `[..., S]` in units of their standard deviation; one that is not known (NaN) stands at its mean."""
         return jnp.where(jnp.isnan(raw), 0.0, (raw - self.sensor_mean) / self.sensor_std)
 
+    def tags(self, normalised: Array) -> Array:
+        """The inverse of `sensors`: `[..., S]` back in engineering units."""
+        return self.sensor_mean + self.sensor_std * normalised
+
     def actions(self, raw: Array) -> Array:
         """Actions `[..., A]` in units of their standard deviation."""
         return (raw - self.action_mean) / self.action_std
