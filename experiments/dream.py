@@ -1,15 +1,14 @@
 """Dreams to look at: a world model rolled forward from recorded moments, far past the length that it was trained on.
 
-Three ways to dream are compared: `sampled` draws every categorical, as a simulator does; `most likely` takes the
-likeliest; `expected` carries probabilities on, as a forecast does. A dream is plausible for as long as it is as lively
-and as sharp as what the model sees when it is awake, that is, when it decodes what it has just been shown.
+A dream is plausible for as long as it is as lively and as sharp as what the model sees when it is awake, that is, when
+it decodes what it has just been shown.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import jax
 import numpy as np
@@ -19,17 +18,15 @@ from rich.table import Table
 
 from experiments import plots, runfolder
 from experiments.cli import main, progress
+from experiments.dreamer import WAYS, Dream, Dreamer
 from experiments.forecast import CONTEXT_S, Array, cut, mean_image
-from wm import bundle, calibrate, model, rssm
+from wm import bundle, calibrate
 from wm.bundle import Bundle
 from wm.data import log
 from wm.data.footage import Episode, Footage
 from wm.errors import InputError
 from wm.files import appearing
-from wm.nets import Draw, expected, most_likely, sampled, symexp
-from wm.types import LatentState, Observation
 
-WAYS: Final[dict[str, Draw]] = {"sampled": sampled, "most likely": most_likely, "expected": expected}
 BAND: Final = (5, 95)  # percentiles of what is seen awake
 MEASURES: Final = ("motion", "sharpness", "tags")
 LIVELY: Final = 0.03  # of 0..1: pixels whose spread over time is more are looked at
@@ -68,36 +65,6 @@ class Flags:
     """Folder for dream.json and its pictures, beside other reports."""
 
 
-class Dream(NamedTuple):
-    """Pictures `[K, H, W, C]` in 0..1 and tags `[K, S]` in standard deviations, one a frame."""
-
-    pictures: Array
-    tags: Array
-
-
-class Dreamer:
-    """A world model that filters a recorded stretch and dreams on from it, compiled once."""
-
-    def __init__(self, one: Bundle) -> None:
-        self._one = one
-        self._filter = jax.jit(partial(_filtered, one))
-        self._imagine = {way: jax.jit(partial(_dreamt, one, draw)) for way, draw in WAYS.items()}
-        self._decode = jax.jit(partial(_decoded, one))
-
-    def awake(self, seen: Episode) -> LatentState:
-        """The states `[T]` in which the model is while it is shown a stretch."""
-        return self._filter(seen.frames, seen.sensors, seen.actions)
-
-    def dream(self, states: LatentState, frame: int, actions: Array, way: str, key: jax.Array) -> Dream:
-        """What it dreams from the state at a frame on, under `[K, A]` actions."""
-        present = jax.tree.map(lambda x: x[frame], states)
-        return self.look(self._imagine[way](present, actions, key))
-
-    def look(self, states: LatentState) -> Dream:
-        """What is to be seen in states."""
-        return Dream(*jax.device_get(self._decode(states)))
-
-
 def run(flags: Flags) -> None:
     """Films dreams beside the truth and measures how long they stay plausible; writes videos, a plot and dream.json."""
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
@@ -120,7 +87,8 @@ def run(flags: Flags) -> None:
         tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures for each in held]
         plots.film(map(partial(np.concatenate, axis=1), zip(*tried, strict=True)), rate_hz, folder / "held.mp4")
 
-    found = measured(dreamer, footage, flags, keys)
+    spread = np.asarray(one.variables["normaliser"].sensor_std)
+    found = measured(dreamer, footage, spread, flags, keys)
     rows = [{"way": way, **each} for way, each in found.items()]
     plots.dreams(found, folder / "dream.png")
     metrics = {
@@ -167,26 +135,9 @@ def _actions(path: Path, footage: Footage, frames: int) -> Array:
     return told[:frames]
 
 
-def _filtered(one: Bundle, frames: Array, sensors: Array, actions: Array) -> LatentState:
-    embedding = model.encode(one.config, one.variables, Observation(frames, sensors))
-    start = rssm.start(one.config, (1,))
-    states, _ = model.observe(one.config, one.variables, start, embedding[None], actions[None], draw=most_likely)
-    return jax.tree.map(lambda x: x[0], states)
-
-
-def _dreamt(one: Bundle, draw: Draw, present: LatentState, actions: Array, key: jax.Array) -> LatentState:
-    start = jax.tree.map(lambda x: x[None], present)
-    states, _ = model.imagine(one.config, one.variables, start, actions[None], key, draw)
-    return jax.tree.map(lambda x: x[0], states)
-
-
-def _decoded(one: Bundle, states: LatentState) -> tuple[jax.Array, jax.Array]:
-    prediction = model.decode(one.config, one.variables, states)
-    assert prediction.image is not None
-    return prediction.image.clip(0, 1), symexp(prediction.sensors)
-
-
-def measured(dreamer: Dreamer, footage: Footage, flags: Flags, keys: jax.Array) -> dict[str, dict[str, Any]]:
+def measured(
+    dreamer: Dreamer, footage: Footage, spread: Array, flags: Flags, keys: jax.Array
+) -> dict[str, dict[str, Any]]:
     """For every way to dream, and for being awake, what is measured of each second, and for how long it holds."""
     rate_hz = footage.spec.rate_hz
     windows = cut(footage, flags.split, flags.moments, flags.seconds)
@@ -200,12 +151,12 @@ def measured(dreamer: Dreamer, footage: Footage, flags: Flags, keys: jax.Array) 
             truth = windows.frames[number, windows.context :].astype(np.float32) / 255
             states = dreamer.awake(seen)
             ahead = jax.tree.map(lambda x: x[windows.context :], states)
-            told["awake"].append(liveliness(dreamer.look(ahead), lively, rate_hz))
+            told["awake"].append(liveliness(dreamer.look(ahead), lively, spread, rate_hz))
             errors["mean image"].append(_error(np.broadcast_to(mean, truth.shape), truth, rate_hz))
             for way in WAYS:
                 actions = windows.actions[number, windows.context :]
                 dream = dreamer.dream(states, windows.context - 1, actions, way, keys[number])
-                told[way].append(liveliness(dream, lively, rate_hz))
+                told[way].append(liveliness(dream, lively, spread, rate_hz))
                 errors[way].append(_error(dream.pictures, truth, rate_hz))
     band = np.percentile(np.concatenate(told["awake"], axis=1), BAND, axis=1)[..., None]
     cheap = np.mean(errors["mean image"], axis=0)
@@ -222,14 +173,14 @@ def measured(dreamer: Dreamer, footage: Footage, flags: Flags, keys: jax.Array) 
     return found
 
 
-def liveliness(dream: Dream, lively: NDArray[np.bool_], rate_hz: float) -> Array:
+def liveliness(dream: Dream, lively: NDArray[np.bool_], spread: Array, rate_hz: float) -> Array:
     """Of each second, how much the lively pixels change from frame to frame and from pixel to pixel, and how much all
-    tags change, `[3, seconds]`.
+    tags change in their standard deviations `spread` `[S]`: `[3, seconds]`.
     """
     motion = np.abs(np.diff(dream.pictures, axis=0, prepend=dream.pictures[:1])).mean(axis=-1)[:, lively].mean(axis=1)
     down, along = (np.abs(np.diff(dream.pictures, axis=axis)).mean(axis=-1) for axis in (1, 2))
     sharp = down[:, lively[1:]].mean(axis=1) + along[:, lively[:, 1:]].mean(axis=1)
-    tags = np.abs(np.diff(dream.tags, axis=0, prepend=dream.tags[:1])).sum(axis=1)
+    tags = np.abs(np.diff(dream.tags, axis=0, prepend=dream.tags[:1]) / spread).sum(axis=1)
     return np.stack([_seconds(each, rate_hz) for each in (motion, sharp, tags)])
 
 

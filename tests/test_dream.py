@@ -10,7 +10,8 @@ import pytest
 from conftest import noise_bundle
 
 from experiments import dream
-from experiments.dream import Dream, Flags
+from experiments.dream import Flags
+from experiments.dreamer import Dream
 from wm import bundle
 from wm.config import FootageSpec, ModelConfig, TrainConfig, to_json
 from wm.data.footage import FootageWriter
@@ -44,7 +45,9 @@ def test_liveliness_is_the_mean_change_of_a_second_in_time_in_space_and_of_the_t
     pictures[1:, 0, 0] = 0.4
     pictures[3, 0, 0] = 1.0
     lively = np.array([[True, False], [False, True]])
-    told = dream.liveliness(Dream(pictures, np.array([[0.0], [1.0], [1.0], [4.0]], np.float32)), lively, rate_hz=2.0)
+    told = dream.liveliness(
+        Dream(pictures, np.array([[0.0], [2.0], [2.0], [8.0]], np.float32)), lively, np.array([2.0]), rate_hz=2.0
+    )
     motion, sharpness, tags = told
     np.testing.assert_allclose(motion, [0.4 / 2 / 2, 0.6 / 2 / 2], rtol=1e-6)
     np.testing.assert_allclose(sharpness, [0.0, 0.0], atol=1e-7)
@@ -55,7 +58,7 @@ def test_sharpness_looks_at_the_step_into_a_lively_pixel_from_above_and_from_the
     pictures = np.zeros((1, 2, 2, 3), np.float32)
     pictures[0, 1, 1] = 0.3
     lively = np.array([[False, False], [False, True]])
-    told = dream.liveliness(Dream(pictures, np.zeros((1, 0), np.float32)), lively, rate_hz=1.0)
+    told = dream.liveliness(Dream(pictures, np.zeros((1, 0), np.float32)), lively, np.zeros(0), rate_hz=1.0)
     np.testing.assert_allclose(told[1], [0.6], rtol=1e-6)
 
 

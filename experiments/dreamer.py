@@ -1,0 +1,66 @@
+"""A world model that is shown a recorded stretch and dreams on from it."""
+
+from functools import partial
+from typing import Final, NamedTuple
+
+import jax
+
+from experiments.forecast import Array
+from wm import model, rssm
+from wm.bundle import Bundle
+from wm.data.footage import Episode
+from wm.nets import Draw, expected, most_likely, sampled
+from wm.types import LatentState, Observation
+
+WAYS: Final[dict[str, Draw]] = {"sampled": sampled, "most likely": most_likely, "expected": expected}
+"""Ways to dream: `sampled` draws every categorical, as a simulator does; `most likely` takes the likeliest; `expected`
+carries probabilities on, as a forecast does."""
+
+
+class Dream(NamedTuple):
+    """Pictures `[K, H, W, C]` in 0..1 and tags `[K, S]` in engineering units, one a frame."""
+
+    pictures: Array
+    tags: Array
+
+
+class Dreamer:
+    """A world model that filters a recorded stretch and dreams on from it, compiled once."""
+
+    def __init__(self, one: Bundle) -> None:
+        self._one = one
+        self._filter = jax.jit(partial(_filtered, one))
+        self._imagine = {way: jax.jit(partial(_dreamt, one, draw)) for way, draw in WAYS.items()}
+        self._decode = jax.jit(partial(_decoded, one))
+
+    def awake(self, seen: Episode) -> LatentState:
+        """The states `[T]` in which the model is while it is shown a stretch."""
+        return self._filter(seen.frames, seen.sensors, seen.actions)
+
+    def dream(self, states: LatentState, frame: int, actions: Array, way: str, key: jax.Array) -> Dream:
+        """What it dreams from the state at a frame on, under `[K, A]` actions."""
+        present = jax.tree.map(lambda x: x[frame], states)
+        return self.look(self._imagine[way](present, actions, key))
+
+    def look(self, states: LatentState) -> Dream:
+        """What is to be seen in states."""
+        return Dream(*jax.device_get(self._decode(states)))
+
+
+def _filtered(one: Bundle, frames: Array, sensors: Array, actions: Array) -> LatentState:
+    embedding = model.encode(one.config, one.variables, Observation(frames, sensors))
+    start = rssm.start(one.config, (1,))
+    states, _ = model.observe(one.config, one.variables, start, embedding[None], actions[None], draw=most_likely)
+    return jax.tree.map(lambda x: x[0], states)
+
+
+def _dreamt(one: Bundle, draw: Draw, present: LatentState, actions: Array, key: jax.Array) -> LatentState:
+    start = jax.tree.map(lambda x: x[None], present)
+    states, _ = model.imagine(one.config, one.variables, start, actions[None], key, draw)
+    return jax.tree.map(lambda x: x[0], states)
+
+
+def _decoded(one: Bundle, states: LatentState) -> tuple[jax.Array, jax.Array]:
+    prediction = model.decode(one.config, one.variables, states)
+    assert prediction.image is not None
+    return prediction.image.clip(0, 1), model.foretell(one.config, one.variables, states)
