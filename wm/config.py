@@ -1,6 +1,7 @@
 """Frozen static configuration: the only place with defaults. Nothing traced lives here."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -258,6 +259,19 @@ class AlarmConfig:
     def off_delay(self, rate_hz: float) -> int:
         """Frames in a row below that end it, at least one."""
         return max(1, round(self.off_delay_s * rate_hz))
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What a frame is worth, see `wm.reward`.
+
+    Attributes:
+      tags: weight of each tag by name, a frame and engineering unit; 0 for those that are not named.
+      change: price of changing an action by one engineering unit.
+    """
+
+    tags: Mapping[str, float]
+    change: float = 0.0
 
 
 @dataclass(frozen=True)

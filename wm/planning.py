@@ -21,14 +21,11 @@ from jax import Array
 from wm import model
 from wm.config import ModelConfig, PlanConfig
 from wm.nets import expected
+from wm.reward import Reward
 from wm.types import LatentState
 
 Objective = Callable[[Array], Array]
 """Returns `[B]` of sequences `[B, K, A]`."""
-
-Reward = Callable[[Array, Array, Array], Array]
-"""Reward `[...]` of a frame: its tags `[..., S]`, the action `[..., A]` that led to it and the one before, `[..., A]`,
-all in engineering units."""
 
 
 @struct.dataclass
