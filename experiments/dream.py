@@ -18,7 +18,7 @@ from rich.table import Table
 
 from experiments import plots, runfolder
 from experiments.cli import main, progress
-from experiments.dreamer import WAYS, Dream, Dreamer
+from experiments.dreamer import WAYS, Dream, Dreamer, stretch
 from experiments.forecast import CONTEXT_S, Array, cut, mean_image
 from wm import bundle, calibrate
 from wm.bundle import Bundle
@@ -69,13 +69,12 @@ def run(flags: Flags) -> None:
     """Films dreams beside the truth and measures how long they stay plausible; writes videos, a plot and dream.json."""
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
     _check(flags, one, footage)
+    seen = stretch(footage, flags.split, flags.episode, flags.time, flags.seconds)
     folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
     rate_hz, dreamer = footage.spec.rate_hz, Dreamer(one)
     frames, context = round(flags.seconds * rate_hz), round(CONTEXT_S * rate_hz)
     keys = jax.random.split(jax.random.key(flags.seed), max(1 + flags.samples, flags.moments))
 
-    start = round(flags.time * rate_hz)
-    seen = footage.read(flags.split, flags.episode, start - context, context + frames)
     assert seen.frames is not None
     truth, states = seen.frames[context:].astype(np.float32) / 255, dreamer.awake(seen)
     actions = seen.actions[context:] if flags.actions is None else _actions(flags.actions, footage, frames)
@@ -115,17 +114,6 @@ def _check(flags: Flags, one: Bundle, footage: Footage) -> None:
         raise InputError("--seconds and --samples must be at least 1, --moments at least 2.")
     if flags.hold and len(footage.spec.actions) != 1:
         raise InputError("--hold is for footage of one action; give --actions.")
-    lengths = footage.lengths(flags.split)
-    if not 0 <= flags.episode < len(lengths):
-        raise InputError(
-            f"the {flags.split} split has {len(lengths)} episodes, counted from 0; give another --episode."
-        )
-    longest = lengths[flags.episode] / footage.spec.rate_hz
-    if flags.time < CONTEXT_S or flags.time + flags.seconds > longest:
-        raise InputError(
-            f"episode {flags.episode} lasts {longest:g} s: a dream of {flags.seconds:g} s starts from {CONTEXT_S:g} to "
-            f"{longest - flags.seconds:g} s; give another --time."
-        )
 
 
 def _actions(path: Path, footage: Footage, frames: int) -> Array:

@@ -5,10 +5,11 @@ from typing import Final, NamedTuple
 
 import jax
 
-from experiments.forecast import Array
+from experiments.forecast import CONTEXT_S, Array
 from wm import model, rssm
 from wm.bundle import Bundle
-from wm.data.footage import Episode
+from wm.data.footage import Episode, Footage
+from wm.errors import InputError
 from wm.nets import Draw, expected, most_likely, sampled
 from wm.types import LatentState, Observation
 
@@ -45,6 +46,24 @@ class Dreamer:
     def look(self, states: LatentState) -> Dream:
         """What is to be seen in states."""
         return Dream(*jax.device_get(self._decode(states)))
+
+
+def stretch(footage: Footage, split: str, number: int, time: float, seconds: float) -> Episode:
+    """What a dream of so many seconds needs of an episode: the context before the moment `time`, the truth after it.
+
+    Raises:
+      InputError: there is no such episode, or it is not as long.
+    """
+    lengths, rate_hz = footage.lengths(split), footage.spec.rate_hz
+    if not 0 <= number < len(lengths):
+        raise InputError(f"the {split} split has {len(lengths)} episodes, the first is 0; give another --episode.")
+    last = lengths[number] / rate_hz - seconds
+    if not CONTEXT_S <= time <= last:
+        raise InputError(
+            f"{seconds:g} s ahead are known from {CONTEXT_S:g} to {last:g} s on, in episode {number}: give such a --time."
+        )
+    first, last = (round(moment * rate_hz) for moment in (time - CONTEXT_S, time + seconds))
+    return footage.read(split, number, first, last - first)
 
 
 def _filtered(one: Bundle, frames: Array, sensors: Array, actions: Array) -> LatentState:

@@ -180,3 +180,22 @@ def dreams(found: dict[str, dict[str, Any]], path: Path) -> None:
     axes[0].legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.3))
     axes[-1].set(xlabel="seconds dreamt")
     write(drawn, path)
+
+
+def candidates(rows: list[dict[str, Any]], rate_hz: float, path: Path) -> None:
+    """Of every candidate its action, the tags that are expected under it, and what it is worth beside the first."""
+    names = list(rows[0]["tags"])
+    drawn, axes = figure(2 + len(names), height=1.4)
+    for number, row in enumerate(rows):
+        planned = row["candidate"] == "planned"
+        ahead = np.cumsum(np.subtract(row["rewards"], rows[0]["rewards"]))
+        curves = [row["actions"], *row["tags"].values(), ahead]
+        colour = RED if planned else matplotlib.colormaps["viridis"](number / len(rows))
+        for axis, curve in zip(axes, curves, strict=True):
+            seconds = np.arange(1, len(curve) + 1) / rate_hz
+            axis.plot(seconds, curve, color=colour, linewidth=1.8 if planned else 1.0, label=row["candidate"])
+    for axis, name in zip(axes, ("action", *names, "reward so far,\nagainst the first"), strict=True):
+        axis.set(ylabel=name.replace("_", " "))
+    axes[0].legend(frameon=False, ncols=len(rows), loc="upper left", bbox_to_anchor=(0, 1.4))
+    axes[-1].set(xlabel="seconds ahead")
+    write(drawn, path)

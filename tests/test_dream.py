@@ -92,8 +92,8 @@ def test_a_dream_may_be_under_any_actions_from_a_file(folder):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"time": 1.0}, "starts from 4 to 8 s"),
-        ({"time": 9.0}, "starts from 4 to 8 s"),
+        ({"time": 1.0}, "4 s ahead are known from 4 to 8 s"),
+        ({"time": 9.0}, "4 s ahead are known from 4 to 8 s"),
         ({"episode": 1}, "has 1 episodes"),
         ({"moments": 1}, "--moments at least 2"),
     ],

@@ -17,13 +17,14 @@ from runtime.line.program import SCAN_S, PlcState
 from runtime.line.rack import DRIVE_ADDRESS, DRIVE_SCALE, IO_ADDRESS, REGISTERS, Rack, encode_io
 from runtime.line.scene import CARTON
 from runtime.registers import COMMAND_WORDS, Command, RegisterMap, Status, encode_command, read_map
-from wm.config import FootageSpec
+from wm.config import FootageSpec, RewardConfig
 from wm.errors import InputError
 
 TAGS: Final = ("infeed_eye", "gate_eye", "blocked_s", "feeder_speed", "cartons_per_minute")
 ACTIONS: Final = ("feeder_setpoint",)
 SCANS_PER_FRAME: Final = 5
 SPEC: Final = FootageSpec(rate_hz=1 / (SCANS_PER_FRAME * SCAN_S), image=(64, 64, 3), tags=TAGS, actions=ACTIONS)
+REWARD: Final = RewardConfig({"cartons_per_minute": 1 / 600, "blocked_s": -0.02}, change=0.2)  # about cartons a frame
 IO_TIMEOUT_S: Final = 5.0
 
 
