@@ -59,9 +59,8 @@ def stretch(footage: Footage, split: str, number: int, time: float, seconds: flo
         raise InputError(f"the {split} split has {len(lengths)} episodes, the first is 0; give another --episode.")
     last = lengths[number] / rate_hz - seconds
     if not CONTEXT_S <= time <= last:
-        raise InputError(
-            f"{seconds:g} s ahead are known from {CONTEXT_S:g} to {last:g} s on, in episode {number}: give such a --time."
-        )
+        span = f"from {CONTEXT_S:g} to {last:g} s on"
+        raise InputError(f"{seconds:g} s ahead are known {span} in episode {number}; give another --time.")
     first, last = (round(moment * rate_hz) for moment in (time - CONTEXT_S, time + seconds))
     return footage.read(split, number, first, last - first)
 
