@@ -81,4 +81,4 @@ def _dreamt(one: Bundle, draw: Draw, present: LatentState, actions: Array, key: 
 def _decoded(one: Bundle, states: LatentState) -> tuple[jax.Array, jax.Array]:
     prediction = model.decode(one.config, one.variables, states)
     assert prediction.image is not None
-    return prediction.image.clip(0, 1), model.foretell(one.config, one.variables, states)
+    return prediction.image.clip(0, 1), model.decode_tags(one.config, one.variables, states)

@@ -15,7 +15,7 @@ from wm.types import Batch, LatentState, Normaliser, Observation
 SPEC = FootageSpec(10.0, (16, 24, 3), ("eye", "speed"), ("setpoint",))
 CONFIG = ModelConfig.of(SPEC, "debug")
 
-encode, observe, imagine, obs_step, decode, foretell, prior = (
+encode, observe, imagine, obs_step, decode, decode_tags, prior = (
     jax.jit(function, static_argnums=0)
     for function in (
         model.encode,
@@ -23,7 +23,7 @@ encode, observe, imagine, obs_step, decode, foretell, prior = (
         model.imagine,
         model.obs_step,
         model.decode,
-        model.foretell,
+        model.decode_tags,
         model.prior,
     )
 )
@@ -171,7 +171,7 @@ def test_the_variance_is_fitted_without_a_change_to_anything_else():
 def test_tags_are_foretold_in_engineering_units():
     normaliser = Normaliser(jnp.array([1.0, -2.0]), jnp.array([0.5, 3.0]), jnp.zeros(1), jnp.ones(1))
     variables, state = variables_of(CONFIG) | {"normaliser": normaliser}, rssm.start(CONFIG, (2,))
-    tags = foretell(CONFIG, variables, state)
+    tags = decode_tags(CONFIG, variables, state)
     assert tags.shape == (2, 2)
     symlogs = nets.symlog((tags - jnp.array([1.0, -2.0])) / jnp.array([0.5, 3.0]))
     np.testing.assert_allclose(symlogs, decode(CONFIG, variables, state).sensors, atol=1e-5)

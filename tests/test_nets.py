@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wm import nets
 from wm.config import ModelConfig
+
+two_hot, two_hot_mean = jax.jit(nets.two_hot), jax.jit(nets.two_hot_mean)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "jitted"])
@@ -17,6 +21,30 @@ def run(request):
 def test_symlog_is_the_signed_logarithm_of_one_plus_the_magnitude(run):
     x = jnp.array([0.0, np.e - 1.0, 1.0 - np.e])
     np.testing.assert_allclose(run(nets.symlog, x), [0.0, 1.0, -1.0], rtol=1e-6)
+
+
+def test_a_number_is_two_hot_between_the_bins_about_it(run):
+    bins = np.expm1(np.arange(3) * 20 / 127)
+    weights = run(nets.two_hot, jnp.array([0.0, 0.25 * bins[1] + 0.75 * bins[2], -0.4 * bins[1]]))
+    expected = np.zeros((3, 255))
+    expected[0, 127] = 1.0
+    expected[1, 128:130] = 0.25, 0.75
+    expected[2, 126:128] = 0.4, 0.6
+    np.testing.assert_allclose(weights, expected, atol=1e-5)
+
+
+@given(st.floats(-1e8, 1e8, width=32))
+def test_the_mean_of_a_two_hot_number_is_the_number(number):
+    logits = jnp.log(two_hot(jnp.float32(number)))
+    np.testing.assert_allclose(two_hot_mean(logits), number, rtol=1e-4, atol=1e-6)
+
+
+def test_numbers_beyond_the_bins_go_into_the_last_ones():
+    np.testing.assert_array_equal(two_hot(jnp.array([1e12, -1e12])).argmax(axis=-1), [254, 0])
+
+
+def test_the_mean_of_an_even_distribution_is_exactly_zero(run):
+    assert run(nets.two_hot_mean, jnp.zeros(255)) == 0.0
 
 
 def test_a_picture_is_cut_into_patches_in_row_order(run):

@@ -168,6 +168,40 @@ class TrainConfig:
         return self.context + self.open_loop
 
 
+@dataclass(frozen=True)
+class ActionSpace:
+    """What an actor may do: bounds of every action in engineering units, `[A]` each, `low` below `high`."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """How an actor and a critic learn inside the dream. What has a counterpart in DreamerV3 is as there, but for
+    `starts`, `units` and `learning_rate`, which fit the smaller networks.
+
+    Attributes:
+      starts: filtered states that a step dreams from. horizon: frames of a dream.
+      discount: worth of a reward one frame later. trace: lambda, the share of the dream against the critic in returns.
+      entropy: weight of the actor's entropy. guard: reward that a unit of ignorance costs (`wm.guard`), 0 for none.
+      units: units of the hidden layers. learning_rate: of Adam. clip: global gradient norm.
+      range_decay, slow_decay: what the range of returns and the slow critic keep of themselves at each step.
+    """
+
+    starts: int = 256
+    horizon: int = 15
+    discount: float = 0.997
+    trace: float = 0.95
+    entropy: float = 3e-4
+    guard: float = 1.0
+    units: int = 128
+    learning_rate: float = 3e-4
+    clip: float = 100.0
+    range_decay: float = 0.99
+    slow_decay: float = 0.98
+
+
 Kind = Literal["pixels", "relative", "latents", "sensors"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

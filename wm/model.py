@@ -1,5 +1,5 @@
 """The world model as pure functions of its variables: `init`, `encode`, `obs_step`, `img_step`, `observe`, `imagine`,
-`decode`, `foretell`, `loss`.
+`decode`, `decode_tags`, `loss`.
 
 `variables` is a plain nested dict: `params` is learnt, `normaliser` holds the mean and standard deviation of the
 footage's sensors and actions. No function here knows which network library made them.
@@ -187,7 +187,7 @@ def decode(config: ModelConfig, variables: Variables, state: LatentState) -> Pre
     return _apply(config, variables, "decode", rssm.flatten(state))
 
 
-def foretell(config: ModelConfig, variables: Variables, state: LatentState) -> Array:
+def decode_tags(config: ModelConfig, variables: Variables, state: LatentState) -> Array:
     """What the tags should read in `state`, `[..., S]` in engineering units, without the cost of a picture."""
     sensors = _apply(config, variables, "decode_sensors", rssm.flatten(state))
     return variables["normaliser"].tags(symexp(sensors))

@@ -37,6 +37,29 @@ def symexp(x: Array) -> Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
+_HALF = np.expm1(np.linspace(0.0, 20.0, 128)).astype(np.float32)
+BINS = np.concatenate([-_HALF[:0:-1], _HALF])
+
+
+def two_hot(x: Array) -> Array:
+    """Numbers `[...]` as weights of the two `BINS` about them, `[..., 255]`, such that the weighted mean is the number
+    (DreamerV3, section "Robust predictions"). The bins are evenly spaced in symlog, from -20 to 20 (equation 10).
+    """
+    below = jnp.clip(jnp.searchsorted(BINS, x, side="right") - 1, 0, len(BINS) - 2)
+    low, high = jnp.asarray(BINS)[below], jnp.asarray(BINS)[below + 1]
+    share = jnp.clip((x - low) / (high - low), 0.0, 1.0)[..., None]
+    return (1.0 - share) * jax.nn.one_hot(below, len(BINS)) + share * jax.nn.one_hot(below + 1, len(BINS))
+
+
+def two_hot_mean(logits: Array) -> Array:
+    """The expected number `[...]` of a distribution over `BINS`, `[..., 255]` (DreamerV3, equation 10). Bins of
+    opposite sign are taken together, so that the huge ones of an even distribution cancel exactly.
+    """
+    probabilities, middle = jax.nn.softmax(logits), len(BINS) // 2
+    surplus = probabilities[..., middle:] - probabilities[..., middle::-1]
+    return jnp.sum(surplus * BINS[middle:], axis=-1)
+
+
 def to_patches(image: Array, patch: int) -> Array:
     """Space to depth: `[..., H, W, C]` to `[..., N, patch * patch * C]`, cells in row order."""
     *lead, height, width, channels = image.shape

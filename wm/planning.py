@@ -154,7 +154,7 @@ def objective(
 
     def step(state: LatentState, action: Array) -> tuple[LatentState, Array]:
         state, _ = model.img_step(config, variables, state, action, draw=expected)
-        return state, model.foretell(config, variables, state)
+        return state, model.decode_tags(config, variables, state)
 
     def returns(sequences: Array) -> Array:
         size, horizon, _ = sequences.shape
