@@ -199,3 +199,14 @@ def candidates(rows: list[dict[str, Any]], rate_hz: float, path: Path) -> None:
     axes[0].legend(frameon=False, ncols=len(rows), loc="upper left", bbox_to_anchor=(0, 1.4))
     axes[-1].set(xlabel="seconds ahead")
     write(drawn, path)
+
+
+def learning(means: list[dict[str, float]], steps: list[int], path: Path) -> None:
+    """What dreams are worth, the entropy of the actor, and how far dreams leave what is known, against steps."""
+    names = {"return": BLUE, "reward": BLUE, "entropy": ORANGE, "ignorance": RED}
+    drawn, axes = figure(len(names), height=1.5)
+    for axis, (name, colour) in zip(axes, names.items(), strict=True):
+        axis.plot(steps, [row[name] for row in means], color=colour)
+        axis.set(ylabel=name)
+    axes[-1].set(xlabel="step")
+    write(drawn, path)

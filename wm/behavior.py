@@ -8,6 +8,7 @@ what an actor would exploit (Yu et al., MOPO: Model-based Offline Policy Optimiz
 `wm.guard`).
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from flax import struct
 from jax import Array
 
 from wm import model, rssm
-from wm.config import ActionSpace, BehaviorConfig, ModelConfig
+from wm.config import ActionSpace, BehaviorConfig, ModelConfig, RewardConfig
 from wm.guard import Guard, ignorance
 from wm.nets import BINS, dense, two_hot, two_hot_mean
 from wm.reward import Reward
@@ -28,6 +29,17 @@ from wm.types import LatentState
 Params = dict[str, Any]
 
 LEAST_STD, MOST_STD = 0.1, 1.0
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """An actor and its critic that have learnt: how, within which bounds and for which reward."""
+
+    config: BehaviorConfig
+    space: ActionSpace
+    reward: RewardConfig
+    actor: Params
+    critic: Params
 
 
 @struct.dataclass

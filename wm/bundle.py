@@ -1,7 +1,7 @@
 """The one artefact that is deployed: a folder with everything that the monitor needs and nothing of the footage.
 
-    arrays/         Orbax: parameters, normaliser, calibration, view
-    bundle.json     model, monitor and alarm configuration, the footage's spec, the recipe that made it
+    arrays/         Orbax: parameters, normaliser, calibration, view, actor and critic
+    bundle.json     model, monitor, alarm and behaviour configuration, the footage's spec, the recipe that made it
     card.md         the same in plain words
     checksums.json  SHA-256 of every other file
 
@@ -24,8 +24,19 @@ import orbax.checkpoint as ocp
 from jax import Array
 from numpy.typing import ArrayLike
 
-from wm import model, surprise
-from wm.config import AlarmConfig, FootageSpec, ModelConfig, MonitorConfig, from_json, to_json
+from wm import behavior, model, surprise
+from wm.behavior import Behavior
+from wm.config import (
+    ActionSpace,
+    AlarmConfig,
+    BehaviorConfig,
+    FootageSpec,
+    ModelConfig,
+    MonitorConfig,
+    RewardConfig,
+    from_json,
+    to_json,
+)
 from wm.errors import InputError
 from wm.files import checksums, sync
 from wm.nets import expected
@@ -45,6 +56,7 @@ class Bundle:
       recipe: how it was made: commands, seeds, fingerprint of the footage, metrics.
       view: `[H, W]` float32, the mean picture of the footage that it was calibrated on, in grey levels; None without a
         camera or before `experiments.calibrate` has run.
+      behavior: an actor and its critic that have learnt in the dreams of this model, None before `experiments.learn`.
     """
 
     spec: FootageSpec
@@ -55,6 +67,7 @@ class Bundle:
     alarm: AlarmConfig = field(default_factory=AlarmConfig)
     recipe: dict[str, Any] = field(default_factory=dict)
     view: Array | None = None
+    behavior: Behavior | None = None
 
     def start(self) -> MonitorState:
         """The monitor's state before the first frame."""
@@ -149,7 +162,9 @@ def save(bundle: Bundle, path: Path) -> None:
         here = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(here, active_processes={here}, barrier_sync_key_prefix=building.name)
         with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            known = {"calibration": bundle.calibration, "view": bundle.view}
+            known: dict[str, Any] = {"calibration": bundle.calibration, "view": bundle.view}
+            if bundle.behavior:
+                known |= {"actor": bundle.behavior.actor, "critic": bundle.behavior.critic}
             arrays = bundle.variables | {name: value for name, value in known.items() if value is not None}
             checkpointer.save((building / "arrays").absolute(), _by_name(jax.tree.leaves_with_path(arrays)))
         (building / "bundle.json").write_text(json.dumps(_document(bundle), indent=2) + "\n")
@@ -202,7 +217,8 @@ def load(path: str | Path) -> Bundle:
     spec = from_json(FootageSpec, document["spec"])
     config = from_json(ModelConfig, document["model"])
     monitor = from_json(MonitorConfig, document["monitor"])
-    whole = jax.eval_shape(lambda: _template(spec, config, monitor, document))
+    learnt = _learnt(document.get("behavior"))
+    whole = jax.eval_shape(lambda: _template(spec, config, monitor, learnt, document))
     leaves, tree = jax.tree.flatten_with_path(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), whole))
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.restore((path / "arrays").absolute(), _by_name(leaves))
@@ -216,11 +232,22 @@ def load(path: str | Path) -> Bundle:
         from_json(AlarmConfig, document["alarm"]),
         document["recipe"],
         arrays.get("view"),
+        Behavior(**learnt, actor=arrays["actor"], critic=arrays["critic"]) if learnt else None,
     )
 
 
+def _learnt(document: dict[str, Any] | None) -> dict[str, Any]:
+    """How an actor learnt, empty where the bundle has none."""
+    kinds = {"config": BehaviorConfig, "space": ActionSpace, "reward": RewardConfig}
+    return {name: from_json(kind, document[name]) for name, kind in kinds.items()} if document else {}
+
+
 def _template(
-    spec: FootageSpec, config: ModelConfig, monitor: MonitorConfig, document: dict[str, Any]
+    spec: FootageSpec,
+    config: ModelConfig,
+    monitor: MonitorConfig,
+    learnt: dict[str, Any],
+    document: dict[str, Any],
 ) -> dict[str, Any]:
     normaliser = Normaliser(*(jnp.zeros(n) for n in (config.sensors, config.sensors, config.actions, config.actions)))
     variables = model.init(config, normaliser, jax.random.key(0))
@@ -230,6 +257,9 @@ def _template(
     if document["viewed"]:
         assert config.image
         known["view"] = jnp.zeros(config.image[:2])
+    if learnt:
+        fresh = behavior.init(config, learnt["config"], learnt["space"], jax.random.key(0))
+        known |= {"actor": fresh.actor, "critic": fresh.critic}
     return variables | known
 
 
@@ -251,6 +281,8 @@ def _document(bundle: Bundle) -> dict[str, Any]:
         "model": to_json(bundle.config),
         "monitor": to_json(bundle.monitor),
         "alarm": to_json(bundle.alarm),
+        "behavior": bundle.behavior
+        and {name: to_json(getattr(bundle.behavior, name)) for name in ("config", "space", "reward")},
         "recipe": bundle.recipe,
     }
 
