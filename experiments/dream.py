@@ -29,6 +29,7 @@ from wm.files import appearing
 
 BAND: Final = (5, 95)  # percentiles of what is seen awake
 MEASURES: Final = ("motion", "sharpness", "tags")
+FILMED_S: Final = 20.0
 LIVELY: Final = 0.03  # of 0..1: pixels whose spread over time is more are looked at
 
 
@@ -45,11 +46,11 @@ class Flags:
     split: Literal["train", "holdout"] = "holdout"
     """Split of the footage."""
     episode: int = 0
-    """Number of the episode whose dreams are filmed."""
+    """Number of the episode from which dreams are filmed."""
     time: float = 10.0
     """The moment from which they start, seconds into the episode."""
-    seconds: float = 30.0
-    """How long they last."""
+    seconds: float = 60.0
+    """How long they last; the first 20 are filmed."""
     samples: int = 3
     """How many that differ by chance alone are filmed, beside the one that is most likely."""
     hold: tuple[float, ...] = ()
@@ -80,10 +81,12 @@ def run(flags: Flags) -> None:
     actions = seen.actions[context:] if flags.actions is None else _actions(flags.actions, footage, frames)
     ways = ["most likely", *["sampled"] * flags.samples]
     dreams = [dreamer.dream(states, context - 1, actions, way, key) for way, key in zip(ways, keys, strict=False)]
-    plots.film(_beside(truth, [dream.pictures for dream in dreams]), rate_hz, folder / "dream.mp4")
+    shown = slice(round(FILMED_S * rate_hz))
+    beside = _beside(truth[shown], [dream.pictures[shown] for dream in dreams])
+    plots.film(beside, rate_hz, folder / "dream.mp4")
     if flags.hold:
         held = [np.full_like(actions, value) for value in flags.hold]
-        tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures for each in held]
+        tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures[shown] for each in held]
         plots.film(map(partial(np.concatenate, axis=1), zip(*tried, strict=True)), rate_hz, folder / "held.mp4")
 
     spread = np.asarray(one.variables["normaliser"].sensor_std)

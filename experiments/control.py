@@ -1,0 +1,276 @@
+"""The line run by whoever: fixed speeds, the plain rule, a planner, an actor that learnt in the dream, and an oracle.
+
+One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
+same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
+vain costs as well. What the model has never seen surprises it, and is left to the plain rule.
+
+A shift is put together from both: so many troubles, each as its run went, and for the rest of the time the line as it
+goes without; a jam stops the line for as long as it takes to clear one, drawn for each run and the same for everybody.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from rich.console import Console
+from rich.table import Table
+
+from experiments import runfolder
+from experiments.cli import main, progress
+from experiments.jams import KINDS, Run, Wanted, find, processes
+from runtime import alarm, arms
+from runtime.alarm import AlarmState
+from runtime.arms import Trouble, Watcher, alarm_settings, begin, film, flinch, oracle
+from runtime.line.cartons import TAILS
+from runtime.line.line import LineFrame
+from runtime.line.plant import Snapshot
+from runtime.loop import VALID_FOR_MS, Tick
+from runtime.registers import Command, Mode
+from wm import behavior, bundle, planning
+from wm.bundle import Bundle
+from wm.config import PlanConfig
+from wm.errors import InputError
+from wm.model import Variables
+from wm.planning import Constraints, Plan
+from wm.reward import reward
+from wm.types import LatentState
+
+SHIFT_S: Final = 8 * 3600.0
+TROUBLES: Final = 4  # a shift
+CLEARING_MIN: Final = (8.0, 20.0)
+QUIET: Final = 900_000  # from the first seed to that of the first run without trouble
+RULE: Final = "rule"
+CHANGED: Final = 0.01
+RESAMPLED: Final = 1000
+NEVER: Final = Trouble(10**6, "lid")
+FULL, LOWER = 1.0, 0.6
+RAMP: Final = 0.2  # a frame, the PLC's own way down
+CLEARING: Final = 0xC1EA4  # keeps its random stream apart from the plant's
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of experiments.control."""
+
+    actor: Path
+    """Bundle of the line that holds an actor; its model plans, too."""
+    out: Path
+    """Folder of the run. Start again with the same flags and it goes on where it stopped."""
+    rule: Path = Path("runtime/line/bundle")
+    """Calibrated bundle of the line that the plain rule, and the oracle's, goes by."""
+    jams: int = 16
+    """Runs of every kind of trouble that is there on entry."""
+    late: int = 8
+    """Runs of every kind that befalls a carton in mid-view."""
+    quiet: int = 40
+    """Runs without trouble."""
+    horizon: int = 40
+    """Frames that the planner looks ahead."""
+    seed: int = 3_000_000
+    """Seed of the first run."""
+    jobs: int = 2
+    """Processes that run the line at the same time."""
+    report: Path | None = None
+    """Folder for plan.json, beside other reports."""
+
+
+def run(flags: Flags) -> None:
+    """Lets everybody run the same moments and tells what a shift comes to; writes metrics.json."""
+    if min(flags.jams, flags.late, flags.quiet, flags.horizon, flags.jobs) < 1:
+        raise InputError("--jams, --late, --quiet, --horizon and --jobs must be at least 1.")
+    if bundle.load(flags.actor).behavior is None:
+        raise InputError(f"{flags.actor} holds no actor; give the bundle that experiments.learn wrote.")
+    digests = {f"{name}_sha256": bundle.digest(getattr(flags, name)) for name in ("actor", "rule")}
+    folder = runfolder.start(flags.out, flags, **digests)
+    wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
+    wanted += [("view", kind, flags.late) for kind in KINDS]
+    found = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
+    runs = [Run(place, Trouble(*trouble), *rest) for place, trouble, *rest in found]
+    runs += [Run("entry", NEVER, flags.seed + QUIET + number) for number in range(flags.quiet)]
+    _perform(folder, flags, runs)
+    rows = [json.loads((folder / "runs" / f"{each.name}.json").read_bytes()) for each in runs]
+    metrics = {
+        "rows": [{"arm": name, **found} for name, found in shifts(rows).items()],
+        "runs": rows,
+        "provenance": runfolder.provenance(flags),
+    }
+    runfolder.finish(folder, metrics, flags.report and flags.report / "plan.json")
+    Console(stderr=True).print(_table(metrics), f"wrote {folder}", sep="\n")
+
+
+def steady(speed: float) -> Watcher:
+    """Who asks for the same speed all the time."""
+    turn = 0
+
+    def watch(frame: LineFrame, _: Snapshot) -> tuple[Tick, None]:
+        nonlocal turn
+        turn += 1
+        command = Command(turn, Mode.ACT, alarm=False, score=0.0, speed_request=speed, valid_for_ms=VALID_FOR_MS)
+        return Tick(frame.time, 0.0, AlarmState(), command), None
+
+    return watch
+
+
+def choosing(model: Bundle, choose: Callable[[LatentState, Array], Array]) -> Watcher:
+    """Who asks for what is chosen in the present state, after the action in force, and for what the plain rule asks
+    while the model is surprised.
+    """
+    settings, state, monitor, turn = alarm_settings(model), AlarmState(), model.start(), 0
+
+    def watch(frame: LineFrame, _: Snapshot) -> tuple[Tick, None]:
+        nonlocal state, monitor, turn
+        turn += 1
+        seen = model.observation(frame.image, frame.sensors)
+        monitor, surprise = model.watch(monitor, seen, jnp.asarray(frame.action))
+        score = float(surprise.score)
+        state = alarm.step(settings, state, score)
+        command = alarm.command(settings, state, Mode.ACT, heartbeat=turn, score=score, valid_for_ms=VALID_FOR_MS)
+        if not state.slow:
+            asked = float(choose(monitor.latent, jnp.asarray(frame.action))[0])
+            command = command._replace(speed_request=asked)
+        return Tick(frame.time, score, state, command, drifts=False), None
+
+    return watch
+
+
+def actor(model: Bundle) -> Callable[[LatentState, Array], Array]:
+    """The most likely action of the actor that learnt in the dreams of a model."""
+    learnt = model.behavior
+    assert learnt is not None
+    return partial(behavior.act, learnt.config, learnt.space, learnt.actor)
+
+
+def planner(model: Bundle, config: PlanConfig, seed: int) -> Callable[[LatentState, Array], Array]:
+    """The first action of the best sequence that is found, warm-started from frame to frame."""
+    learnt = model.behavior
+    assert learnt is not None
+    low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
+    constraints = Constraints(low, high, jnp.full_like(low, RAMP))
+    worth, key, turn = reward(model.spec, learnt.reward), jax.random.key(seed), 0
+    last = planning.start(config, constraints, high)
+
+    @jax.jit
+    def decide(variables: Variables, last: Plan, latent: LatentState, before: Array, key: Array) -> tuple[Plan, Array]:
+        objective = planning.objective(model.config, variables, worth, config.discount, latent, before)
+        last, decision = planning.plan(config, objective, constraints, last, before, key)
+        return last, decision.sequence[0]
+
+    def choose(latent: LatentState, before: Array) -> Array:
+        nonlocal last, turn
+        turn += 1
+        last, action = decide(model.variables, last, latent, before, jax.random.fold_in(key, turn))
+        return action
+
+    return choose
+
+
+@cache
+def _model(path: Path) -> Bundle:
+    return bundle.load(path)
+
+
+def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
+    """All arms of the runs that have not been made yet, each written when it is done."""
+    (folder / "runs").mkdir(exist_ok=True)
+    missing = [each for each in runs if not (folder / "runs" / f"{each.name}.json").exists()]
+    with processes(flags.jobs) as workers, progress() as bar:
+        task = bar.add_task("runs", total=len(runs), completed=len(runs) - len(missing), unit="runs")
+        for _ in workers.map(partial(_arms, flags, folder / "runs"), missing):
+            bar.advance(task)
+
+
+def _arms(flags: Flags, folder: Path, each: Run) -> None:
+    """What everybody makes of a run, to NAME.json."""
+    rule, model, idle = _model(flags.rule), _model(flags.actor), lambda: None
+    config = PlanConfig(horizon=flags.horizon)
+    start = begin(each.seed, each.trouble, idle)
+    watchers = {
+        "fixed speed": steady(FULL),
+        "fixed lower speed": steady(LOWER),
+        RULE: flinch(rule, Mode.ACT),
+        "plan": choosing(model, planner(model, config, each.seed)),
+        "actor": choosing(model, actor(model)),
+        "oracle": oracle(rule),
+    }
+    clearing = np.random.default_rng((CLEARING, each.seed)).uniform(*CLEARING_MIN)
+    row: dict[str, Any] = {
+        "seed": each.seed,
+        "kind": None if each.trouble == NEVER else each.trouble.kind,
+        "place": each.place,
+        "clearing_s": 60.0 * float(clearing),
+        "arms": {},
+    }
+    for name, watcher in watchers.items():
+        arm = film(start, watcher, idle)
+        speeds = np.array([shot.frame.action[0] for shot in arm.shots[-arms.frames(arms.ARM_S) :]])
+        block = arms.block(arm)
+        row["arms"][name] = {
+            "blocked_s": None if block is None else arm.shots[-1].frame.time - block,
+            "cartons": arms.cartons(arm),
+            "changes": int(np.sum(np.abs(np.diff(speeds)) > CHANGED)),
+            "speed": float(speeds.mean()),
+        }
+    runfolder.write_json(folder / f"{each.name}.json", row)
+
+
+def shifts(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What a shift comes to with everybody, and how many cartons that is more than with the plain rule; also the 90 %
+    interval of that over the runs, drawn again.
+    """
+    troubled, quiet = ([row for row in rows if (row["kind"] is None) == calm] for calm in (False, True))
+    generator = np.random.default_rng(0)
+    again = [
+        (generator.integers(len(troubled), size=len(troubled)), generator.integers(len(quiet), size=len(quiet)))
+        for _ in range(RESAMPLED)
+    ]
+    found = {}
+    for name in rows[0]["arms"]:
+        found[name] = shift(troubled, quiet, name)
+        more = [
+            shift([troubled[i] for i in some], [quiet[i] for i in others], name)["cartons"]
+            - shift([troubled[i] for i in some], [quiet[i] for i in others], RULE)["cartons"]
+            for some, others in again
+        ]
+        low, high = np.percentile(more, (5, 95))
+        found[name] |= {
+            "cartons_more_than_rule": found[name]["cartons"] - shift(troubled, quiet, RULE)["cartons"],
+            "low": float(low),
+            "high": float(high),
+        }
+    return found
+
+
+def shift(troubled: list[dict[str, Any]], quiet: list[dict[str, Any]], name: str) -> dict[str, float]:
+    """Cartons, jams, blocked minutes and changes of speed in a shift of `TROUBLES` troubles."""
+    count = len(troubled) / TROUBLES
+    told, calm = ([row["arms"][name] for row in part] for part in (troubled, quiet))
+    jams = [(row["clearing_s"], arm["blocked_s"]) for row, arm in zip(troubled, told, strict=True) if arm["blocked_s"]]
+    still = sum(max(0.0, clearing - blocked) for clearing, blocked in jams)
+    rest = SHIFT_S * count - arms.ARM_S * len(told) - still
+    a_second = {key: sum(arm[key] for arm in calm) / (arms.ARM_S * len(calm)) for key in ("cartons", "changes")}
+    return {
+        **{key: (sum(arm[key] for arm in told) + rate * rest) / count for key, rate in a_second.items()},
+        "jams": len(jams) / count,
+        "blocked_min": sum(clearing for clearing, _ in jams) / count / 60,
+    }
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    columns = ("cartons a shift", "more than the rule", "jams", "blocked minutes", "changes of speed")
+    table = Table("", *columns, title="a shift")
+    for row in metrics["rows"]:
+        more = f"{row['cartons_more_than_rule']:+.0f} ({row['low']:+.0f} to {row['high']:+.0f})"
+        others = (f"{row[name]:.1f}" for name in ("jams", "blocked_min", "changes"))
+        table.add_row(row["arm"], f"{row['cartons']:.0f}", more, *others)
+    return table
+
+
+if __name__ == "__main__":
+    main(run)
