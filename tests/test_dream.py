@@ -85,8 +85,8 @@ def test_a_dream_may_be_under_any_actions_from_a_file(folder):
     dream.run(flags(folder, "asked", actions=path))
     dream.run(flags(folder, "done"))
     asked, done = (imageio.imread(folder / out / "dream.mp4") for out in ("asked", "done"))
-    np.testing.assert_array_equal(asked[:, : 32 * 4], done[:, : 32 * 4])
-    assert (asked[:, 32 * 4 :] != done[:, 32 * 4 :]).any()
+    differs = np.abs(asked.astype(int) - done).max(axis=(0, 2, 3))
+    assert differs[: 28 * 4].max() < 10 < differs[36 * 4 :].max()
 
 
 @pytest.mark.parametrize(

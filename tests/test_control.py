@@ -1,0 +1,110 @@
+"""The line run by whoever: a shift put together by hand, and one run with everybody in it."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import control
+from experiments.control import Flags
+from experiments.jams import Run
+from runtime import arms
+from runtime.demo import BUNDLE
+from runtime.line.line import REWARD, Line
+from wm import behavior, bundle
+from wm.behavior import Behavior
+from wm.config import ActionSpace, BehaviorConfig
+from wm.errors import InputError
+
+
+def row(kind, clearing_s, **told):
+    """A run with what everybody made of it: cartons, changes, and how long it stood blocked."""
+    names = ("cartons", "changes", "blocked_s")
+    return {
+        "kind": kind,
+        "clearing_s": clearing_s,
+        "arms": {n: dict(zip(names, t, strict=True)) for n, t in told.items()},
+    }
+
+
+TROUBLED = [row("lid", 600.0, rule=(20, 2, None), fixed=(10, 0, 16.0)) for _ in range(8)]
+QUIET = [row(None, 900.0, rule=(26, 1, None), fixed=(26, 0, None))]
+
+
+def test_a_shift_is_its_troubles_its_clearing_and_for_the_rest_the_line_as_it_goes_without():
+    jammed = control.shift(TROUBLED, QUIET, "fixed")
+    rest = 8 * 3600 - 4 * arms.ARM_S - 4 * (600.0 - 16.0)
+    assert jammed["cartons"] == pytest.approx(4 * 10 + rest * 26 / arms.ARM_S)
+    assert (jammed["jams"], jammed["blocked_min"], jammed["changes"]) == (4.0, 40.0, 0.0)
+    averted = control.shift(TROUBLED, QUIET, "rule")
+    rest = 8 * 3600 - 4 * arms.ARM_S
+    assert averted["cartons"] == pytest.approx(4 * 20 + rest * 26 / arms.ARM_S)
+    assert averted["changes"] == pytest.approx(4 * 2 + rest / arms.ARM_S)
+    assert (averted["jams"], averted["blocked_min"]) == (0.0, 0.0)
+
+
+def test_everybody_is_compared_with_the_plain_rule_over_the_same_runs():
+    found = control.shifts(TROUBLED + QUIET)
+    assert found["rule"]["cartons_more_than_rule"] == found["rule"]["low"] == found["rule"]["high"] == 0.0
+    less = control.shift(TROUBLED, QUIET, "fixed")["cartons"] - control.shift(TROUBLED, QUIET, "rule")["cartons"]
+    assert found["fixed"]["cartons_more_than_rule"] == less
+    assert found["fixed"]["low"] == pytest.approx(less) and found["fixed"]["high"] == pytest.approx(less)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The shipped bundle with an actor that has learnt nothing."""
+    one = bundle.load(BUNDLE)
+    config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
+    state = behavior.init(one.config, config, space, jax.random.key(0))
+    return replace(one, behavior=Behavior(config, space, REWARD, state.actor, state.critic))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    with Line(5, tail_rate=0.0) as line:
+        while line.time < 10.0:
+            line.scan()
+        return [line.step() for _ in range(45)]
+
+
+def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rule(model, frames):
+    watch = control.choosing(model, lambda latent, before: jnp.array([0.7]))
+    calm = [watch(frame, None)[0] for frame in frames]
+    assert {tick.command.speed_request for tick in calm} == {float(np.float32(0.7))}
+    dark = [watch(frame._replace(image=np.zeros_like(frame.image)), None)[0] for frame in frames[:5]]
+    assert dark[-1].alarm.slow and dark[-1].command.speed_request == arms.alarm_settings(model).slow_to
+
+
+def test_planner_and_actor_stay_within_bounds_and_the_planner_on_its_ramp(model, frames):
+    watch = control.choosing(model, control.planner(model, control.PlanConfig(horizon=4), seed=0))
+    asked = [watch(frame, None)[0].command.speed_request for frame in frames[:4]]
+    assert all(0.2 <= speed <= 0.8 or abs(speed - 0.8) < 0.2 + 1e-6 for speed in asked)
+    watch = control.choosing(model, control.actor(model))
+    assert watch(frames[0], None)[0].command.speed_request == pytest.approx(0.5)
+
+
+def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(arms, "ARM_S", 1.0)
+    monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
+    bundle.save(model, tmp_path / "actor")
+    flags = Flags(actor=tmp_path / "actor", out=tmp_path, horizon=2)
+    control._arms(flags, tmp_path, Run("entry", control.NEVER, 7))
+    (path,) = tmp_path.glob("*.json")
+    told = json.loads(path.read_bytes())
+    assert told["kind"] is None and 8 * 60 <= told["clearing_s"] <= 20 * 60
+    assert list(told["arms"]) == ["fixed speed", "fixed lower speed", "rule", "plan", "actor", "oracle"]
+    assert (
+        told["arms"]["fixed speed"]["speed"] == told["arms"]["oracle"]["speed"] == told["arms"]["rule"]["speed"] == 1.0
+    )
+    assert told["arms"]["fixed lower speed"]["speed"] < 0.9
+    assert all(arm["blocked_s"] is None for arm in told["arms"].values())
+
+
+def test_a_bundle_without_an_actor_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no actor; give the bundle that experiments\.learn wrote"):
+        control.run(Flags(actor=BUNDLE, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
