@@ -6,7 +6,6 @@ it decodes what it has just been shown.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -87,7 +86,7 @@ def run(flags: Flags) -> None:
     if flags.hold:
         held = [np.full_like(actions, value) for value in flags.hold]
         tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures[shown] for each in held]
-        plots.film(map(partial(np.concatenate, axis=1), zip(*tried, strict=True)), rate_hz, folder / "held.mp4")
+        plots.moving([np.concatenate(each, axis=1) for each in zip(*tried, strict=True)], rate_hz, folder / "held.webp")
 
     spread = np.asarray(one.variables["normaliser"].sensor_std)
     found = measured(dreamer, footage, spread, flags, keys)
@@ -103,9 +102,9 @@ def run(flags: Flags) -> None:
     }
     runfolder.finish(folder, metrics, flags.report and flags.report / "dream.json")
     if flags.report:
-        for path in (*folder.glob("*.mp4"), folder / "dream.png"):
-            with appearing(flags.report / path.name) as file:
-                file.write_bytes(path.read_bytes())
+        for name in ("dream.mp4", "dream.png", *(["held.webp"] if flags.hold else [])):
+            with appearing(flags.report / name) as file:
+                file.write_bytes((folder / name).read_bytes())
     Console(stderr=True).print(_table(rows), f"wrote {folder}", sep="\n")
 
 

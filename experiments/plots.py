@@ -106,6 +106,12 @@ def film(pictures: Iterable[Errors], rate_hz: float, path: Path) -> None:
             video.write_frame(np.repeat(np.repeat(_colours(picture), ZOOM, axis=0), ZOOM, axis=1))
 
 
+def moving(pictures: list[Errors], rate_hz: float, path: Path) -> None:
+    """Pictures `[H, W, C]` in 0..1 as a moving WebP, which a page shows by itself."""
+    frames = [np.repeat(np.repeat(_colours(picture), 2, axis=0), 2, axis=1) for picture in pictures]
+    imageio.imwrite(path, frames, plugin="pillow", duration=1000 / rate_hz, loop=0, quality=70)
+
+
 def _colours(picture: Errors) -> NDArray[np.uint8]:
     """A picture `[H, W, C]` in 0..1 as bytes of three colours."""
     return np.broadcast_to((255 * picture).round().astype(np.uint8), (*picture.shape[:2], 3))
