@@ -19,7 +19,7 @@ from experiments.cli import main
 from wm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-NAMES = {"model", "variant", "change", "injected"}
+NAMES = {"model", "variant", "change", "injected", "way"}
 MADE = ("footage.json", "metrics.json", "checksums.json")  # one of them says that a folder is whole
 
 
@@ -110,6 +110,13 @@ JOBS = (
         "promise",
         "--footage {out}/footage/normal {out}/footage/shifts --bundle {out}/bundle --report {out}/reports",
         "--hours 0.15 --trials 1",
+    ),
+    Job(
+        "dream",
+        "dream",
+        "--bundle {out}/bundle --footage {out}/footage/this_line --split train --time 60 --hold 1.0 0.5 0.2 "
+        "--report {out}/reports",
+        "--time 10 --seconds 10 --moments 2",
     ),
     Job("drift", "drift", "--bundle {out}/bundle --report {out}/reports", "--hours 0.05"),
     Job(
