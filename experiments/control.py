@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -27,13 +28,14 @@ from experiments.cli import main, progress
 from experiments.jams import KINDS, Run, Wanted, find, processes
 from runtime import alarm, arms
 from runtime.alarm import AlarmState
-from runtime.arms import Trouble, Watcher, alarm_settings, begin, film, flinch, oracle
+from runtime.arms import Arm, Trouble, Watcher, alarm_settings, begin, film, flinch, oracle
 from runtime.line.cartons import TAILS
-from runtime.line.line import LineFrame
+from runtime.line.line import SPEC, LineFrame
 from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
 from runtime.registers import Command, Mode
-from wm import behavior, bundle, planning
+from wm import actor as acting
+from wm import bundle, compilation, planning
 from wm.bundle import Bundle
 from wm.config import PlanConfig
 from wm.errors import InputError
@@ -48,6 +50,7 @@ CLEARING_MIN: Final = (8.0, 20.0)
 QUIET: Final = 900_000  # from the first seed to that of the first run without trouble
 RULE: Final = "rule"
 CHANGED: Final = 0.01
+SETTLED_S: Final = 20.0  # the last of a run, in which nothing is left of how it began
 RESAMPLED: Final = 1000
 NEVER: Final = Trouble(10**6, "lid")
 FULL, LOWER = 1.0, 0.6
@@ -85,8 +88,12 @@ def run(flags: Flags) -> None:
     """Lets everybody run the same moments and tells what a shift comes to; writes metrics.json."""
     if min(flags.jams, flags.late, flags.quiet, flags.horizon, flags.jobs) < 1:
         raise InputError("--jams, --late, --quiet, --horizon and --jobs must be at least 1.")
-    if bundle.load(flags.actor).behavior is None:
-        raise InputError(f"{flags.actor} holds no actor; give the bundle that experiments.learn wrote.")
+    for path in (flags.actor, flags.rule):
+        one = bundle.load(path)
+        if one.calibration is None or one.spec != SPEC:
+            raise InputError(f"{path} is not a calibrated bundle of the simulated line; give another one.")
+        if path == flags.actor and one.behavior is None:
+            raise InputError(f"{path} holds no actor; give the bundle that experiments.learn wrote.")
     digests = {f"{name}_sha256": bundle.digest(getattr(flags, name)) for name in ("actor", "rule")}
     folder = runfolder.start(flags.out, flags, **digests)
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
@@ -132,8 +139,8 @@ def choosing(model: Bundle, choose: Callable[[LatentState, Array], Array]) -> Wa
         score = float(surprise.score)
         state = alarm.step(settings, state, score)
         command = alarm.command(settings, state, Mode.ACT, heartbeat=turn, score=score, valid_for_ms=VALID_FOR_MS)
+        asked = float(choose(monitor.latent, jnp.asarray(frame.action))[0])
         if not state.slow:
-            asked = float(choose(monitor.latent, jnp.asarray(frame.action))[0])
             command = command._replace(speed_request=asked)
         return Tick(frame.time, score, state, command, drifts=False), None
 
@@ -144,17 +151,20 @@ def actor(model: Bundle) -> Callable[[LatentState, Array], Array]:
     """The most likely action of the actor that learnt in the dreams of a model."""
     learnt = model.behavior
     assert learnt is not None
-    return partial(behavior.act, learnt.config, learnt.space, learnt.actor)
+    return partial(acting.act, learnt.config, learnt.space, learnt.actor)
 
 
-def planner(model: Bundle, config: PlanConfig, seed: int) -> Callable[[LatentState, Array], Array]:
-    """The first action of the best sequence that is found, warm-started from frame to frame."""
+Decide = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
+
+
+def deciding(model: Bundle, config: PlanConfig) -> tuple[Plan, Decide]:
+    """The plan before the first search, and a search: from the last plan, the present state, the action in force and a
+    key to the next plan and the action to take.
+    """
     learnt = model.behavior
     assert learnt is not None
     low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
-    constraints = Constraints(low, high, jnp.full_like(low, RAMP))
-    worth, key, turn = reward(model.spec, learnt.reward), jax.random.key(seed), 0
-    last = planning.start(config, constraints, high)
+    constraints, worth = Constraints(low, high, jnp.full_like(low, RAMP)), reward(model.spec, learnt.reward)
 
     @jax.jit
     def decide(variables: Variables, last: Plan, latent: LatentState, before: Array, key: Array) -> tuple[Plan, Array]:
@@ -162,10 +172,17 @@ def planner(model: Bundle, config: PlanConfig, seed: int) -> Callable[[LatentSta
         last, decision = planning.plan(config, objective, constraints, last, before, key)
         return last, decision.sequence[0]
 
+    return planning.start(config, constraints, high), partial(decide, model.variables)
+
+
+def planner(first: Plan, decide: Decide, seed: int) -> Callable[[LatentState, Array], Array]:
+    """The first action of the best sequence that is found, warm-started from frame to frame."""
+    last, key, turn = first, jax.random.key(seed), 0
+
     def choose(latent: LatentState, before: Array) -> Array:
         nonlocal last, turn
         turn += 1
-        last, action = decide(model.variables, last, latent, before, jax.random.fold_in(key, turn))
+        last, action = decide(last, latent, before, jax.random.fold_in(key, turn))
         return action
 
     return choose
@@ -173,7 +190,13 @@ def planner(model: Bundle, config: PlanConfig, seed: int) -> Callable[[LatentSta
 
 @cache
 def _model(path: Path) -> Bundle:
+    compilation.keep()
     return bundle.load(path)
+
+
+@cache
+def _decider(path: Path, horizon: int) -> tuple[Plan, Decide]:
+    return deciding(_model(path), PlanConfig(horizon=horizon))
 
 
 def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
@@ -189,13 +212,12 @@ def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
 def _arms(flags: Flags, folder: Path, each: Run) -> None:
     """What everybody makes of a run, to NAME.json."""
     rule, model, idle = _model(flags.rule), _model(flags.actor), lambda: None
-    config = PlanConfig(horizon=flags.horizon)
     start = begin(each.seed, each.trouble, idle)
     watchers = {
         "fixed speed": steady(FULL),
         "fixed lower speed": steady(LOWER),
         RULE: flinch(rule, Mode.ACT),
-        "plan": choosing(model, planner(model, config, each.seed)),
+        "plan": choosing(model, planner(*_decider(flags.actor, flags.horizon), each.seed)),
         "actor": choosing(model, actor(model)),
         "oracle": oracle(rule),
     }
@@ -214,7 +236,8 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         row["arms"][name] = {
             "blocked_s": None if block is None else arm.shots[-1].frame.time - block,
             "cartons": arms.cartons(arm),
-            "changes": int(np.sum(np.abs(np.diff(speeds)) > CHANGED)),
+            "settled_cartons": _out(arm, -1) - _out(arm, -1 - arms.frames(SETTLED_S)),
+            "changes": changes(speeds),
             "speed": float(speeds.mean()),
         }
     runfolder.write_json(folder / f"{each.name}.json", row)
@@ -248,18 +271,41 @@ def shifts(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def shift(troubled: list[dict[str, Any]], quiet: list[dict[str, Any]], name: str) -> dict[str, float]:
-    """Cartons, jams, blocked minutes and changes of speed in a shift of `TROUBLES` troubles."""
+    """Cartons, jams, blocked minutes and changes of speed in a shift of `TROUBLES` troubles. For the rest of it the
+    line goes as it does in the quiet runs once they have settled, the jams that somebody makes there included.
+    """
     count = len(troubled) / TROUBLES
     told, calm = ([row["arms"][name] for row in part] for part in (troubled, quiet))
-    jams = [(row["clearing_s"], arm["blocked_s"]) for row, arm in zip(troubled, told, strict=True) if arm["blocked_s"]]
-    still = sum(max(0.0, clearing - blocked) for clearing, blocked in jams)
+    (jams, still), (made, lost) = (_jams(part, name) for part in (troubled, quiet))
     rest = SHIFT_S * count - arms.ARM_S * len(told) - still
-    a_second = {key: sum(arm[key] for arm in calm) / (arms.ARM_S * len(calm)) for key in ("cartons", "changes")}
+    share = rest / (arms.ARM_S * len(calm) + lost)
+    settled = sum(arm["settled_cartons"] for arm in calm) * arms.ARM_S / SETTLED_S
+    clearing = sum(row["clearing_s"] for row in troubled if row["arms"][name]["blocked_s"] is not None)
+    clearing += share * sum(row["clearing_s"] for row in quiet if row["arms"][name]["blocked_s"] is not None)
     return {
-        **{key: (sum(arm[key] for arm in told) + rate * rest) / count for key, rate in a_second.items()},
-        "jams": len(jams) / count,
-        "blocked_min": sum(clearing for clearing, _ in jams) / count / 60,
+        "cartons": (sum(arm["cartons"] for arm in told) + share * settled) / count,
+        "changes": (sum(arm["changes"] for arm in told) + share * sum(arm["changes"] for arm in calm)) / count,
+        "jams": (jams + share * made) / count,
+        "blocked_min": clearing / count / 60,
     }
+
+
+def _jams(rows: list[dict[str, Any]], name: str) -> tuple[int, float]:
+    """How many there were, and for how many seconds they stopped the line after their runs had ended."""
+    blocked = [(row["clearing_s"], row["arms"][name]["blocked_s"]) for row in rows]
+    left = [max(0.0, clearing - already) for clearing, already in blocked if already is not None]
+    return len(left), sum(left)
+
+
+def changes(speeds: NDArray[np.float32]) -> int:
+    """How often a speed began to change, `[T]`: a ramp is one change."""
+    moves = np.abs(np.diff(speeds)) > CHANGED
+    return int(np.sum(moves & ~np.concatenate([[False], moves[:-1]])))
+
+
+def _out(arm: Arm, frame: int) -> int:
+    """Cartons that had left the line at a frame."""
+    return arm.shots[frame].plant.state.cartons_out
 
 
 def _table(metrics: dict[str, Any]) -> Table:

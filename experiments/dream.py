@@ -4,7 +4,7 @@ A dream is plausible for as long as it is as lively and as sharp as what the mod
 it decodes what it has just been shown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,11 +18,12 @@ from rich.table import Table
 from experiments import plots, runfolder
 from experiments.cli import main, progress
 from experiments.dreamer import WAYS, Dream, Dreamer, stretch
-from experiments.forecast import CONTEXT_S, Array, cut, mean_image
+from experiments.forecast import CONTEXT_S, Array, mean_image
 from wm import bundle, calibrate
 from wm.bundle import Bundle
 from wm.data import log
 from wm.data.footage import Episode, Footage
+from wm.data.loader import WindowSource
 from wm.errors import InputError
 from wm.files import appearing
 
@@ -70,26 +71,31 @@ def run(flags: Flags) -> None:
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
     _check(flags, one, footage)
     seen = stretch(footage, flags.split, flags.episode, flags.time, flags.seconds)
-    folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
-    rate_hz, dreamer = footage.spec.rate_hz, Dreamer(one)
+    rate_hz = footage.spec.rate_hz
     frames, context = round(flags.seconds * rate_hz), round(CONTEXT_S * rate_hz)
+    source = WindowSource(footage, flags.split, context + frames)
+    actions = seen.actions[context:] if flags.actions is None else _actions(flags.actions, footage, frames)
+    folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
+    dreamer = Dreamer(one)
     keys = jax.random.split(jax.random.key(flags.seed), max(1 + flags.samples, flags.moments))
 
     assert seen.frames is not None
     truth, states = seen.frames[context:].astype(np.float32) / 255, dreamer.awake(seen)
-    actions = seen.actions[context:] if flags.actions is None else _actions(flags.actions, footage, frames)
     ways = ["most likely", *["sampled"] * flags.samples]
-    dreams = [dreamer.dream(states, context - 1, actions, way, key) for way, key in zip(ways, keys, strict=False)]
-    shown = slice(round(FILMED_S * rate_hz))
-    beside = _beside(truth[shown], [dream.pictures[shown] for dream in dreams])
-    plots.film(beside, rate_hz, folder / "dream.mp4")
+    shown = slice(min(frames, round(FILMED_S * rate_hz)))
+    dreams = [
+        dreamer.dream(states, context - 1, actions[shown], way, key).pictures
+        for way, key in zip(ways, keys, strict=False)
+    ]
+    plots.film(_beside(truth[shown], dreams), rate_hz, folder / "dream.mp4")
     if flags.hold:
-        held = [np.full_like(actions, value) for value in flags.hold]
-        tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures[shown] for each in held]
+        held = [np.full_like(actions[shown], value) for value in flags.hold]
+        tried = [dreamer.dream(states, context - 1, each, "most likely", keys[0]).pictures for each in held]
         plots.moving([np.concatenate(each, axis=1) for each in zip(*tried, strict=True)], rate_hz, folder / "held.webp")
 
     spread = np.asarray(one.variables["normaliser"].sensor_std)
-    found = measured(dreamer, footage, spread, flags, keys)
+    chosen = np.linspace(0, len(source) - 1, flags.moments).round().astype(int)
+    found = measured(dreamer, footage, [source[int(number)] for number in chosen], spread, keys)
     rows = [{"way": way, **each} for way, each in found.items()]
     plots.dreams(found, folder / "dream.png")
     metrics = {
@@ -112,6 +118,10 @@ def _check(flags: Flags, one: Bundle, footage: Footage) -> None:
     calibrate.check(one, footage)
     if footage.spec.image is None:
         raise InputError(f"the footage at {flags.footage} has no camera, so there is nothing to dream of.")
+    if "settings" not in one.recipe:
+        raise InputError(f"{flags.bundle} does not say how it was trained; give a bundle that experiments.train wrote.")
+    if not footage.frames("train"):
+        raise InputError(f"the footage at {flags.footage} has no split 'train', which says what is usual in it.")
     if flags.seconds < 1 or flags.samples < 1 or flags.moments < 2:
         raise InputError("--seconds and --samples must be at least 1, --moments at least 2.")
     if flags.hold and len(footage.spec.actions) != 1:
@@ -126,26 +136,25 @@ def _actions(path: Path, footage: Footage, frames: int) -> Array:
 
 
 def measured(
-    dreamer: Dreamer, footage: Footage, spread: Array, flags: Flags, keys: jax.Array
+    dreamer: Dreamer, footage: Footage, windows: Sequence[Episode], spread: Array, keys: jax.Array
 ) -> dict[str, dict[str, Any]]:
     """For every way to dream, and for being awake, what is measured of each second, and for how long it holds."""
     rate_hz = footage.spec.rate_hz
-    windows = cut(footage, flags.split, flags.moments, flags.seconds)
+    context = round(CONTEXT_S * rate_hz)
     mean, lively = mean_image(footage), _lively(footage)
     told: dict[str, list[Array]] = {way: [] for way in ("awake", *WAYS)}
     errors: dict[str, list[Array]] = {way: [] for way in ("mean image", *WAYS)}
     with progress() as bar:
         task = bar.add_task("dream", unit="moments")
-        for number in bar.track(range(flags.moments), task_id=task):
-            seen = Episode(windows.frames[number], windows.sensors[number], windows.actions[number], np.zeros(0), "")
-            truth = windows.frames[number, windows.context :].astype(np.float32) / 255
+        for seen, key in zip(bar.track(windows, task_id=task), keys, strict=False):
+            assert seen.frames is not None
+            truth = seen.frames[context:].astype(np.float32) / 255
             states = dreamer.awake(seen)
-            ahead = jax.tree.map(lambda x: x[windows.context :], states)
+            ahead = jax.tree.map(lambda x: x[context:], states)
             told["awake"].append(liveliness(dreamer.look(ahead), lively, spread, rate_hz))
             errors["mean image"].append(_error(np.broadcast_to(mean, truth.shape), truth, rate_hz))
             for way in WAYS:
-                actions = windows.actions[number, windows.context :]
-                dream = dreamer.dream(states, windows.context - 1, actions, way, keys[number])
+                dream = dreamer.dream(states, context - 1, seen.actions[context:], way, key)
                 told[way].append(liveliness(dream, lively, spread, rate_hz))
                 errors[way].append(_error(dream.pictures, truth, rate_hz))
     band = np.percentile(np.concatenate(told["awake"], axis=1), BAND, axis=1)[..., None]

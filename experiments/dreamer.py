@@ -11,7 +11,7 @@ from wm.bundle import Bundle
 from wm.data.footage import Episode, Footage
 from wm.errors import InputError
 from wm.nets import Draw, expected, most_likely, sampled
-from wm.types import LatentState, Observation
+from wm.types import Batch, LatentState, Observation
 
 WAYS: Final[dict[str, Draw]] = {"sampled": sampled, "most likely": most_likely, "expected": expected}
 """Ways to dream: `sampled` draws every categorical, as a simulator does; `most likely` takes the likeliest; `expected`
@@ -30,13 +30,14 @@ class Dreamer:
 
     def __init__(self, one: Bundle) -> None:
         self._one = one
-        self._filter = jax.jit(partial(_filtered, one))
+        self._filter = jax.jit(partial(filtered, one))
         self._imagine = {way: jax.jit(partial(_dreamt, one, draw)) for way, draw in WAYS.items()}
         self._decode = jax.jit(partial(_decoded, one))
 
     def awake(self, seen: Episode) -> LatentState:
         """The states `[T]` in which the model is while it is shown a stretch."""
-        return self._filter(seen.frames, seen.sensors, seen.actions)
+        window = jax.tree.map(lambda x: x[None], Batch(Observation(seen.frames, seen.sensors), seen.actions))
+        return jax.tree.map(lambda x: x[0], self._filter(window))
 
     def dream(self, states: LatentState, frame: int, actions: Array, way: str, key: jax.Array) -> Dream:
         """What it dreams from the state at a frame on, under `[K, A]` actions."""
@@ -57,19 +58,19 @@ def stretch(footage: Footage, split: str, number: int, time: float, seconds: flo
     lengths, rate_hz = footage.lengths(split), footage.spec.rate_hz
     if not 0 <= number < len(lengths):
         raise InputError(f"the {split} split has {len(lengths)} episodes, the first is 0; give another --episode.")
-    last = lengths[number] / rate_hz - seconds
+    last = (lengths[number] - round(seconds * rate_hz)) / rate_hz
     if not CONTEXT_S <= time <= last:
         span = f"from {CONTEXT_S:g} to {last:g} s on"
         raise InputError(f"{seconds:g} s ahead are known {span} in episode {number}; give another --time.")
-    first, last = (round(moment * rate_hz) for moment in (time - CONTEXT_S, time + seconds))
-    return footage.read(split, number, first, last - first)
+    moment, context, ahead = (round(each * rate_hz) for each in (time, CONTEXT_S, seconds))
+    return footage.read(split, number, moment - context, context + ahead)
 
 
-def _filtered(one: Bundle, frames: Array, sensors: Array, actions: Array) -> LatentState:
-    embedding = model.encode(one.config, one.variables, Observation(frames, sensors))
-    start = rssm.start(one.config, (1,))
-    states, _ = model.observe(one.config, one.variables, start, embedding[None], actions[None], draw=most_likely)
-    return jax.tree.map(lambda x: x[0], states)
+def filtered(one: Bundle, windows: Batch) -> LatentState:
+    """The states `[B, T]` in which a model is that is shown windows `[B, T]`, by the most likely values."""
+    embedding = model.encode(one.config, one.variables, windows.observation)
+    start = rssm.start(one.config, (len(windows.action),))
+    return model.observe(one.config, one.variables, start, embedding, windows.action, draw=most_likely)[0]
 
 
 def _dreamt(one: Bundle, draw: Draw, present: LatentState, actions: Array, key: jax.Array) -> LatentState:

@@ -25,7 +25,8 @@ from wm.data.footage import SPLITS, Episode, FootageWriter
 from wm.errors import InputError
 
 CLEARED_S: Final = 15.0
-MOST_CARTONS: Final = 1000
+LONGEST_MIN: Final = 10.0
+MOST_CARTONS: Final = 1000  # more than come in this time
 TROUBLE: Final = 0x7B0B  # keeps its random stream apart from the plant's and the schedule's
 
 
@@ -52,9 +53,12 @@ class Flags:
 def run(flags: Flags) -> None:
     """Runs the line from jam to jam and writes footage."""
     check_holdout(flags.holdout)
-    if min(flags.minutes, flags.longest) <= 0 or flags.jobs < 1 or not 0 <= flags.trouble <= 1:
-        raise InputError("--minutes and --longest must be above 0, --jobs at least 1 and --trouble a share.")
     due, longest = (round(minutes * 60 * SPEC.rate_hz) for minutes in (flags.minutes, flags.longest))
+    if min(due, longest, flags.jobs) < 1 or not 0 <= flags.trouble <= 1 or flags.longest > LONGEST_MIN:
+        raise InputError(
+            f"--minutes and --longest must be above 0, --longest at most {LONGEST_MIN:g}, --jobs at least 1 and "
+            "--trouble a share."
+        )
     taught, filmed = round(due * (1 - flags.holdout)), 0
     with (
         FootageWriter(flags.out, SPEC, provenance(flags)) as writer,

@@ -58,13 +58,13 @@ class Forecast(NamedTuple):
     divergence: float
 
 
-def cut(footage: Footage, split: str, count: int, horizon_s: float = HORIZON_S) -> Windows:
+def cut(footage: Footage, split: str, count: int) -> Windows:
     """So many windows, evenly spread over the split, overlapping where they must.
 
     Raises:
       InputError: no episode of the split is long enough.
     """
-    context, horizon = (round(seconds * footage.spec.rate_hz) for seconds in (CONTEXT_S, horizon_s))
+    context, horizon = (round(seconds * footage.spec.rate_hz) for seconds in (CONTEXT_S, HORIZON_S))
     source = WindowSource(footage, split, context + horizon + 1)
     episodes = [source[int(i)] for i in np.linspace(0, len(source) - 1, count).round()]
     frames = np.stack([episode.frames for episode in episodes if episode.frames is not None])

@@ -6,7 +6,7 @@ The world model filters the footage; every state that it came to is a place to d
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jax
 import numpy as np
@@ -14,22 +14,24 @@ import orbax.checkpoint as ocp
 from numpy.typing import NDArray
 from rich.console import Console
 
-from experiments import plots, runfolder
+from experiments import dreamer, plots, runfolder
 from experiments.cli import main, progress
 from runtime.line.line import REWARD
-from wm import behavior, bundle, calibrate, guard, model, rssm
-from wm.behavior import Behavior, BehaviorState
+from wm import behavior, bundle, calibrate, guard
+from wm.actor import Behavior
+from wm.behavior import BehaviorState
 from wm.bundle import Bundle
 from wm.config import ActionSpace, BehaviorConfig, RewardConfig
 from wm.data.footage import Footage
+from wm.data.loader import WindowSource
 from wm.errors import InputError
-from wm.nets import most_likely
-from wm.reward import reward
-from wm.types import LatentState, Observation
+from wm.reward import Reward, reward
+from wm.types import Batch, LatentState, Observation
 
+WINDOWS: Final = 4000  # of the footage, at most
+KEPT: Final = 20  # frames of a window that count
 APART: Final = 4  # frames from one start to the next
 EVERY: Final = 100  # steps from one report to the next
-CHUNK: Final = 600
 FITTED: Final = 10_000  # states that the guard is fitted to
 
 
@@ -49,8 +51,10 @@ class Flags:
     """The least that each action may be."""
     high: tuple[float, ...] = (1.0,)
     """The most that it may be."""
-    reward: RewardConfig = field(default_factory=lambda: REWARD)
-    """What a frame is worth."""
+    reward: dict[str, float] = field(default_factory=dict)
+    """Tags and what a unit of each is worth in a frame; where none is given, those of the simulated line."""
+    change: float = REWARD.change
+    """Price of changing an action by one unit."""
     behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
     """How actor and critic learn."""
     seed: int = 0
@@ -85,6 +89,8 @@ def run(flags: Flags) -> None:
     """Learns to act in the dream; writes progress.jsonl, metrics.json and a bundle that holds the actor."""
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
     calibrate.check(one, footage)
+    if not footage.spec.actions:
+        raise InputError(f"the footage at {flags.footage} has no action that an actor could choose.")
     space = ActionSpace(flags.low, flags.high)
     if not len(space.low) == len(space.high) == len(footage.spec.actions):
         raise InputError(f"--low and --high need a value for each of {', '.join(footage.spec.actions)}.")
@@ -92,11 +98,13 @@ def run(flags: Flags) -> None:
         raise InputError("--low must be below --high.")
     if flags.steps < 1:
         raise InputError("--steps must be at least 1.")
-    reward(footage.spec, flags.reward)
+    config = RewardConfig(flags.reward or REWARD.tags, flags.change)
+    worth = reward(footage.spec, config)
+    WindowSource(footage, "train", one.monitor.settle(footage.spec.rate_hz) + KEPT)
     folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
     starts = filtered(one, footage)
-    state, rows = _learnt(flags, one, space, starts, folder)
-    learnt = Behavior(flags.behavior, space, flags.reward, *jax.device_get((state.actor, state.critic)))
+    state, rows = _learnt(flags, one, space, worth, starts, folder)
+    learnt = Behavior(flags.behavior, space, config, *jax.device_get((state.actor, state.critic)))
     recipe = one.recipe | {"learn": runfolder.provenance(flags) | {"footage": footage.fingerprint}}
     if not (folder / "bundle").exists():
         bundle.save(replace(one, behavior=learnt, recipe=recipe), folder / "bundle")
@@ -107,39 +115,36 @@ def run(flags: Flags) -> None:
 
 
 def filtered(one: Bundle, footage: Footage) -> Starts:
-    """The states of the training split, `APART` frames apart, as the monitor would have them."""
+    """States of windows that are spread over the training split, once the filter has settled, `APART` frames apart.
 
-    @jax.jit
-    def observe(start: LatentState, frames: Any, sensors: Any, actions: Any) -> LatentState:
-        embedding = model.encode(one.config, one.variables, Observation(frames, sensors))
-        states, _ = model.observe(one.config, one.variables, start, embedding[None], actions[None], draw=most_likely)
-        return jax.tree.map(lambda x: x[0], states)
-
-    parts: list[tuple[LatentState, NDArray[np.float32]]] = []
-    lengths = footage.lengths("train")
+    Raises:
+      InputError: no episode is long enough for one.
+    """
+    settled = one.monitor.settle(footage.spec.rate_hz)
+    source = WindowSource(footage, "train", settled + KEPT)
+    numbers = np.unique(np.linspace(0, len(source) - 1, WINDOWS).round().astype(int))
+    observe = jax.jit(partial(dreamer.filtered, one))
+    states: list[LatentState] = []
+    actions: list[NDArray[np.float32]] = []
     with progress() as bar:
-        task = bar.add_task("filter", total=sum(lengths), unit="frames")
-        for number, length in enumerate(lengths):
-            present = rssm.start(one.config, (1,))
-            for first in range(0, length, CHUNK):
-                seen = footage.read("train", number, first, min(CHUNK, length - first))
-                states = observe(present, seen.frames, seen.sensors, seen.actions)
-                present = jax.tree.map(lambda x: x[-1:], states)
-                kept = jax.device_get(jax.tree.map(lambda x: x[APART - 1 :: APART], states))
-                parts.append((kept.replace(stoch=kept.stoch.astype(bool)), seen.actions[APART - 1 :: APART]))
-                bar.advance(task, len(seen.times))
-    states = jax.tree.map(lambda *each: np.concatenate(each), *(states for states, _ in parts))
-    return Starts(states, np.concatenate([actions for _, actions in parts]))
+        for number in bar.track(numbers, task_id=bar.add_task("filter", unit="windows")):
+            seen = source[int(number)]
+            window = Batch(Observation(seen.frames, seen.sensors), seen.actions)
+            found = jax.device_get(observe(jax.tree.map(lambda x: x[None], window)))
+            kept = jax.tree.map(lambda x: x[0, settled::APART], found)
+            states.append(kept.replace(stoch=kept.stoch.astype(bool)))
+            actions.append(seen.actions[settled::APART])
+    return Starts(jax.tree.map(lambda *each: np.concatenate(each), *states), np.concatenate(actions))
 
 
 def _learnt(
-    flags: Flags, one: Bundle, space: ActionSpace, starts: Starts, folder: Path
+    flags: Flags, one: Bundle, space: ActionSpace, worth: Reward, starts: Starts, folder: Path
 ) -> tuple[BehaviorState, list[Progress]]:
     """All steps, from the newest checkpoint on: a run that was interrupted comes to the same actor."""
-    worth, key = reward(one.spec, flags.reward), jax.random.key(flags.seed)
+    init_key, dream_key = jax.random.split(jax.random.key(flags.seed))
     known = guard.fit(one.variables, *starts.drawn(flags.seed, flags.steps, FITTED))
     step = partial(behavior.step, one.config, flags.behavior, space, worth, one.variables, known)
-    state = behavior.init(one.config, flags.behavior, space, key)
+    state = behavior.init(one.config, flags.behavior, space, init_key)
     history = runfolder.History(folder / "progress.jsonl")
     keep = ocp.CheckpointManagerOptions(max_to_keep=2)
     with ocp.CheckpointManager((folder / "checkpoints").absolute(), options=keep) as manager, progress() as bar:
@@ -149,7 +154,7 @@ def _learnt(
         while (done := int(state.step)) < flags.steps:
             told = []
             for number in range(done, min(done + EVERY, flags.steps)):
-                state, metrics = step(state, *starts.drawn(flags.seed, number, flags.behavior.starts), key)
+                state, metrics = step(state, *starts.drawn(flags.seed, number, flags.behavior.starts), dream_key)
                 told.append(metrics)
                 bar.update(task, completed=number + 1, description=f"learn, return {float(metrics['return']):.2f}")
             means = {name: float(np.mean([metrics[name] for metrics in told])) for name in told[0]}

@@ -23,8 +23,9 @@ from wm.bundle import Bundle
 from wm.config import PlanConfig, RewardConfig
 from wm.data.footage import Footage
 from wm.errors import InputError
+from wm.model import Variables
 from wm.planning import Constraints
-from wm.reward import reward
+from wm.reward import Reward, reward
 from wm.types import LatentState
 
 
@@ -54,8 +55,10 @@ class Flags:
     """The most that it may be."""
     ramp: float = 0.2
     """The most by which it may change from one frame to the next."""
-    reward: RewardConfig = field(default_factory=lambda: REWARD)
-    """What a frame is worth."""
+    reward: dict[str, float] = field(default_factory=dict)
+    """Tags and what a unit of each is worth in a frame; where none is given, those of the simulated line."""
+    change: float = REWARD.change
+    """Price of changing the action by one unit."""
     method: Literal["cem", "mppi"] = "cem"
     """How the planner searches."""
     seed: int = 0
@@ -66,7 +69,7 @@ def run(flags: Flags) -> None:
     """Tells what would happen; writes a video with a column a candidate, a plot and metrics.json."""
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
     _check(flags, one, footage)
-    worth = reward(footage.spec, flags.reward)
+    worth = reward(footage.spec, RewardConfig(flags.reward or REWARD.tags, flags.change))
     seen = stretch(footage, flags.split, flags.episode, flags.time, 0.0)
     folder = runfolder.start(flags.out, flags, bundle_sha256=bundle.digest(flags.bundle))
     rate_hz, dreamer = footage.spec.rate_hz, Dreamer(one)
@@ -104,14 +107,16 @@ def _check(flags: Flags, one: Bundle, footage: Footage) -> None:
     calibrate.check(one, footage)
     if footage.spec.image is None or len(footage.spec.actions) != 1:
         raise InputError(f"the footage at {flags.footage} has not got a camera and a single action to be chosen.")
-    if not flags.candidates or flags.seconds <= 0 or flags.ramp <= 0 or not flags.low < flags.high:
-        raise InputError("--candidates needs a value, --seconds and --ramp are above 0, --low is below --high.")
+    if not flags.candidates or flags.ramp <= 0 or not flags.low < flags.high:
+        raise InputError("--candidates needs a value, --ramp is above 0, --low is below --high.")
+    if round(flags.seconds * footage.spec.rate_hz) < 1:
+        raise InputError("--seconds must be one frame or more.")
 
 
 def _planned(
     config: PlanConfig,
     one: Bundle,
-    worth: Any,
+    worth: Reward,
     constraints: Constraints,
     present: LatentState,
     before: jax.Array,
@@ -120,7 +125,7 @@ def _planned(
     """The sequence that a planner chooses."""
 
     @jax.jit
-    def decide(variables: Any, key: jax.Array) -> jax.Array:
+    def decide(variables: Variables, key: jax.Array) -> jax.Array:
         objective = planning.objective(one.config, variables, worth, config.discount, present, before)
         last = planning.start(config, constraints, before)
         return planning.plan(config, objective, constraints, last, before, key)[1].sequence

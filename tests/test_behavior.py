@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from wm import behavior, guard, model, nets, rssm, train
-from wm.behavior import Policy
+from wm.actor import Policy, act, policy
 from wm.config import ActionSpace, BehaviorConfig, FootageSpec, ModelConfig, TrainConfig
 from wm.types import Batch, LatentState, Normaliser, Observation
 
@@ -105,7 +105,7 @@ def operate(variables, space, actor, flow):
         latent, level, valve = carry
         embedding = model.encode(CONFIG, variables, Observation(None, level))
         latent, _ = model.obs_step(CONFIG, variables, latent, valve, embedding, draw=nets.most_likely)
-        valve = behavior.act(BEHAVIOR, space, actor, latent, valve)
+        valve = act(BEHAVIOR, space, actor, latent, valve)
         level = 0.7 * level + 0.3 * flow(valve)
         return (latent, level, valve), (level[0], valve[0])
 
@@ -255,7 +255,7 @@ def test_a_step_makes_what_earned_more_than_expected_more_likely_and_the_rest_le
         returns = behavior.lambda_returns(rewards, jnp.zeros((len(rewards) + 1, BEHAVIOR.starts)), 0.9, 0.95)
         features = rssm.flatten(jax.tree.map(lambda x: x[:-1], lived.states))
         old, new = (
-            behavior.policy(BEHAVIOR, FILMED, actor, features, lived.actions[:-1]).log_prob(lived.choices)
+            policy(BEHAVIOR, FILMED, actor, features, lived.actions[:-1]).log_prob(lived.choices)
             for actor in (before.actor, after.actor)
         )
         return jnp.mean((new - old) * returns)
@@ -281,5 +281,5 @@ def test_actions_stay_within_their_bounds(seed, space, drawn):
     actor = jax.tree.map(lambda x: draw.normal(0.0, 3.0, x.shape).astype(np.float32), actor)
     state = LatentState(draw.normal(0.0, 10.0, (50, 1, 16)).astype(np.float32), np.ones((50, 1, 2, 4), np.float32))
     key = jax.random.key(seed) if drawn else None
-    action = behavior.act(BEHAVIOR, space, actor, state, np.zeros((50, 1), np.float32), key)
+    action = act(BEHAVIOR, space, actor, state, np.zeros((50, 1), np.float32), key)
     assert np.float32(space.low) <= np.min(action) and np.max(action) <= np.float32(space.high)

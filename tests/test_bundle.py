@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import noise_bundle
 
-from wm import behavior, bundle, rssm
-from wm.behavior import Behavior
+from wm import actor, bundle, rssm
+from wm.actor import Behavior
 from wm.config import ActionSpace, BehaviorConfig, FootageSpec, ModelConfig, RewardConfig
 from wm.errors import InputError
 from wm.files import checksums
@@ -61,17 +61,21 @@ def test_a_loaded_bundle_scores_as_the_one_that_was_saved(made, folder):
 
 def test_an_actor_and_its_critic_travel_with_the_model_and_act_alike(made, tmp_path):
     config, space, key = BehaviorConfig(units=8), ActionSpace((0.1,), (1.0,)), jax.random.key(3)
-    state = behavior.init(made.config, config, space, key)
-    noisy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), (state.actor, state.critic))
+    fresh = actor.fresh(made.config, config, space, key)
+    noisy = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), fresh)
     learnt = Behavior(config, space, RewardConfig({"eye": 2.0}, change=0.5), *noisy)
     bundle.save(replace(made, behavior=learnt), tmp_path / "bundle")
     loaded = bundle.load(tmp_path / "bundle").behavior
     assert (loaded.config, loaded.space, loaded.reward) == (learnt.config, learnt.space, learnt.reward)
     latent, before = rssm.start(made.config, ()), np.ones(1, np.float32)
-    acts = [behavior.act(one.config, one.space, one.actor, latent, before) for one in (learnt, loaded)]
+    acts = [actor.act(one.config, one.space, one.actor, latent, before) for one in (learnt, loaded)]
     np.testing.assert_array_equal(*acts)
     jax.tree.map(np.testing.assert_array_equal, loaded.critic, learnt.critic)
     assert made.behavior is None
+    assert (
+        "setpoint from 0.1 to 1, for 2 a unit of eye, less 0.5 a change"
+        in (tmp_path / "bundle" / "card.md").read_text()
+    )
 
 
 def test_a_bundle_without_tags_actions_or_calibration_is_saved_and_loaded(tmp_path):

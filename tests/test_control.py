@@ -14,36 +14,46 @@ from experiments.jams import Run
 from runtime import arms
 from runtime.demo import BUNDLE
 from runtime.line.line import REWARD, Line
-from wm import behavior, bundle
-from wm.behavior import Behavior
-from wm.config import ActionSpace, BehaviorConfig
+from wm import actor, bundle
+from wm.actor import Behavior
+from wm.config import ActionSpace, BehaviorConfig, PlanConfig
 from wm.errors import InputError
 
 
 def row(kind, clearing_s, **told):
-    """A run with what everybody made of it: cartons, changes, and how long it stood blocked."""
-    names = ("cartons", "changes", "blocked_s")
-    return {
-        "kind": kind,
-        "clearing_s": clearing_s,
-        "arms": {n: dict(zip(names, t, strict=True)) for n, t in told.items()},
-    }
+    """A run with what everybody made of it: cartons, those of its last 20 s, changes, and how long it stood blocked."""
+    names = ("cartons", "settled_cartons", "changes", "blocked_s")
+    made = {name: dict(zip(names, values, strict=True)) for name, values in told.items()}
+    return {"kind": kind, "clearing_s": clearing_s, "arms": made}
 
 
-TROUBLED = [row("lid", 600.0, rule=(20, 2, None), fixed=(10, 0, 16.0)) for _ in range(8)]
-QUIET = [row(None, 900.0, rule=(26, 1, None), fixed=(26, 0, None))]
+TROUBLED = [row("lid", 600.0, rule=(20, 9, 2, None), fixed=(10, 0, 0, 16.0)) for _ in range(8)]
+QUIET = [row(None, 900.0, rule=(30, 20, 1, None), fixed=(30, 22, 0, None))]
 
 
-def test_a_shift_is_its_troubles_its_clearing_and_for_the_rest_the_line_as_it_goes_without():
+def test_a_shift_is_its_troubles_its_clearing_and_for_the_rest_the_line_as_it_goes_once_it_has_settled():
     jammed = control.shift(TROUBLED, QUIET, "fixed")
     rest = 8 * 3600 - 4 * arms.ARM_S - 4 * (600.0 - 16.0)
-    assert jammed["cartons"] == pytest.approx(4 * 10 + rest * 26 / arms.ARM_S)
+    assert jammed["cartons"] == pytest.approx(4 * 10 + rest * 22 / 20)
     assert (jammed["jams"], jammed["blocked_min"], jammed["changes"]) == (4.0, 40.0, 0.0)
     averted = control.shift(TROUBLED, QUIET, "rule")
     rest = 8 * 3600 - 4 * arms.ARM_S
-    assert averted["cartons"] == pytest.approx(4 * 20 + rest * 26 / arms.ARM_S)
+    assert averted["cartons"] == pytest.approx(4 * 20 + rest * 20 / 20)
     assert averted["changes"] == pytest.approx(4 * 2 + rest / arms.ARM_S)
     assert (averted["jams"], averted["blocked_min"]) == (0.0, 0.0)
+
+
+def test_a_jam_that_somebody_makes_without_trouble_is_paid_for_as_often_as_it_comes():
+    quiet = [row(None, 900.0, rule=(10, 4, 0, 0.0)), row(None, 900.0, rule=(30, 20, 0, None))]
+    found = control.shift(TROUBLED, quiet, "rule")
+    share = (8 * 3600 - 4 * arms.ARM_S) / (2 * arms.ARM_S + 900.0)
+    assert found["jams"] == pytest.approx(share) and found["blocked_min"] == pytest.approx(share * 15.0)
+    assert found["cartons"] == pytest.approx(4 * 20 + share * 24 * arms.ARM_S / 20)
+
+
+def test_a_ramp_is_one_change_of_speed():
+    assert control.changes(np.array([1.0, 1.0, 0.8, 0.6, 0.4, 0.4, 0.405, 1.0, 1.0, 0.9])) == 3
+    assert control.changes(np.ones(5)) == 0
 
 
 def test_everybody_is_compared_with_the_plain_rule_over_the_same_runs():
@@ -59,8 +69,8 @@ def model():
     """The shipped bundle with an actor that has learnt nothing."""
     one = bundle.load(BUNDLE)
     config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
-    state = behavior.init(one.config, config, space, jax.random.key(0))
-    return replace(one, behavior=Behavior(config, space, REWARD, state.actor, state.critic))
+    fresh = actor.fresh(one.config, config, space, jax.random.key(0))
+    return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +90,21 @@ def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rul
 
 
 def test_planner_and_actor_stay_within_bounds_and_the_planner_on_its_ramp(model, frames):
-    watch = control.choosing(model, control.planner(model, control.PlanConfig(horizon=4), seed=0))
-    asked = [watch(frame, None)[0].command.speed_request for frame in frames[:4]]
-    assert all(0.2 <= speed <= 0.8 or abs(speed - 0.8) < 0.2 + 1e-6 for speed in asked)
+    watch = control.choosing(model, control.planner(*control.deciding(model, PlanConfig(horizon=4)), seed=0))
+
+    def after(speed):
+        in_force = frames[0]._replace(action=np.array([speed], np.float32))
+        return watch(in_force, None)[0].command.speed_request
+
+    assert after(1.0) == pytest.approx(0.8) and after(0.0) == pytest.approx(0.2)
+    assert all(max(0.2, speed - control.RAMP) - 1e-6 <= after(speed) <= 0.8 + 1e-6 for speed in (0.5, 0.7))
     watch = control.choosing(model, control.actor(model))
     assert watch(frames[0], None)[0].command.speed_request == pytest.approx(0.5)
 
 
 def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(arms, "ARM_S", 1.0)
+    monkeypatch.setattr(arms, "ARM_S", 2.0)
+    monkeypatch.setattr(control, "SETTLED_S", 1.0)
     monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
     bundle.save(model, tmp_path / "actor")
     flags = Flags(actor=tmp_path / "actor", out=tmp_path, horizon=2)
@@ -100,7 +116,7 @@ def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):
     assert (
         told["arms"]["fixed speed"]["speed"] == told["arms"]["oracle"]["speed"] == told["arms"]["rule"]["speed"] == 1.0
     )
-    assert told["arms"]["fixed lower speed"]["speed"] < 0.9
+    assert all(told["arms"][name]["speed"] < 0.95 for name in ("fixed lower speed", "plan", "actor"))
     assert all(arm["blocked_s"] is None for arm in told["arms"].values())
 
 

@@ -11,7 +11,7 @@ from conftest import noise_bundle
 from experiments import plan
 from experiments.plan import Flags
 from wm import bundle
-from wm.config import FootageSpec, ModelConfig, PlanConfig, RewardConfig
+from wm.config import FootageSpec, ModelConfig, PlanConfig
 from wm.data.footage import FootageWriter
 from wm.errors import InputError
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(folder: Path, out: str, **others) -> Flags:
-    given = {"time": 5.0, "seconds": 1.0, "candidates": (1.0, 0.2), "reward": RewardConfig({"rate": 2.0}, 0.5)} | others
+    given = {"time": 5.0, "seconds": 1.0, "candidates": (1.0, 0.2), "reward": {"rate": 2.0}, "change": 0.5} | others
     return Flags(bundle=folder / "bundle", footage=folder / "footage", out=folder / out, **given)
 
 
@@ -61,7 +61,8 @@ def test_what_is_planned_is_expected_to_be_worth_no_less_than_staying_as_it_is(f
         ({"time": 1.0}, "are known from 4 to 6 s on"),
         ({"low": 1.0}, "--low is below --high"),
         ({"candidates": ()}, "--candidates needs a value"),
-        ({"reward": RewardConfig({"speed": 1.0})}, "of a tag 'speed'"),
+        ({"reward": {"speed": 1.0}}, "of a tag 'speed'"),
+        ({"seconds": 0.04}, "one frame or more"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_a_sentence(folder, given, said):

@@ -24,8 +24,8 @@ import orbax.checkpoint as ocp
 from jax import Array
 from numpy.typing import ArrayLike
 
-from wm import behavior, model, surprise
-from wm.behavior import Behavior
+from wm import actor, model, surprise
+from wm.actor import Behavior
 from wm.config import (
     ActionSpace,
     AlarmConfig,
@@ -258,8 +258,7 @@ def _template(
         assert config.image
         known["view"] = jnp.zeros(config.image[:2])
     if learnt:
-        fresh = behavior.init(config, learnt["config"], learnt["space"], jax.random.key(0))
-        known |= {"actor": fresh.actor, "critic": fresh.critic}
+        known["actor"], known["critic"] = actor.fresh(config, learnt["config"], learnt["space"], jax.random.key(0))
     return variables | known
 
 
@@ -287,6 +286,20 @@ def _document(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def _card_of_actor(bundle: Bundle) -> list[str]:
+    if (learnt := bundle.behavior) is None:
+        return []
+    bounds = ", ".join(
+        f"{name} from {low:g} to {high:g}"
+        for name, low, high in zip(bundle.spec.actions, learnt.space.low, learnt.space.high, strict=True)
+    )
+    worth = ", ".join(f"{weight:g} a unit of {tag}" for tag, weight in learnt.reward.tags.items())
+    return [
+        f"An actor that learnt in its dreams chooses {bounds}, for {worth}, less {learnt.reward.change:g} a change.",
+        "",
+    ]
+
+
 def _card(bundle: Bundle) -> str:
     spec, parameters = bundle.spec, sum(x.size for x in jax.tree.leaves(bundle.variables["params"]))
     sees = f"{spec.image[1]}x{spec.image[0]} pixels" if spec.image else "no camera"
@@ -300,6 +313,7 @@ def _card(bundle: Bundle) -> str:
         "",
         "Calibrated." if bundle.calibration is not None else "Not calibrated: it cannot raise alarms yet.",
         "",
+        *_card_of_actor(bundle),
         "## How it was made",
         "",
         "```json",

@@ -27,6 +27,8 @@ from wm.types import LatentState
 Objective = Callable[[Array], Array]
 """Returns `[B]` of sequences `[B, K, A]`."""
 
+HELD = 1  # the place among the candidates of the present action, held
+
 
 @struct.dataclass
 class Constraints:
@@ -57,7 +59,7 @@ class Decision:
 
     Attributes:
       sequence: `[K, A]` float32, the best of the candidates; its first action is the one to take now.
-      expected: `[]` float32, its return; nan where no return is a number.
+      expected: `[]` float32, its return; nan where no return is a number, and the present action is held.
       candidates: `[B, K, A]` float32, all that were judged; the first four are the last plan, the present action held,
         and the ways to the lowest and to the highest.
       returns: `[B]` float32, of each.
@@ -141,7 +143,7 @@ def plan(
     rounds = (jnp.arange(config.iterations) == 0, jax.random.split(key, config.iterations))
     after, judged = jax.lax.scan(iteration, last, rounds)
     candidates, returns = (x.reshape(-1, *x.shape[2:]) for x in judged)
-    best = jnp.nanargmax(returns)
+    best = jnp.where(jnp.isnan(returns).all(), HELD, jnp.argmax(jnp.nan_to_num(returns, nan=-jnp.inf)))
     return after, Decision(candidates[best], returns[best], candidates, returns)
 
 
