@@ -30,8 +30,8 @@ class Flags:
     out: Path
     """Folder for all of it. Start again with the same flags and it goes on where it stopped."""
     quick: bool = False
-    """In an hour or two rather than in a day: little footage and hardly any training, so that the figures mean nothing, but
-    every script runs to its end, except for those that measure time, which are left out."""
+    """In an hour or two rather than in a day: little footage and hardly any training, so that the figures mean nothing,
+    but every script runs to its end, except for those that measure time, which are left out."""
     data_dir: Path = Path("../shared/data")
     """Folder that holds ucsd_ped2/, skab/, hrss/ and tep/; what needs one that is not there is left out."""
 
