@@ -1,38 +1,20 @@
-"""The recorder: the last seconds in memory, and of every jam ahead a clip on disk, from before it to after it. Left to
-right: what was seen, what had been foretold for that moment, and what was seen with the surprise in red; the score as a
-bar below.
-"""
+"""The recorder: the last seconds in memory, and of every jam ahead a clip on disk, from before it to after it."""
 
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Full, Queue
 from threading import Lock, Thread
-from typing import NamedTuple
 
-import imageio.v3 as imageio
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from runtime.clip import Moment, Picture, write
 from runtime.settings import RecorderSettings
-from wm.files import appearing
 
-SCALE, BAR = 4, 16
-LOUD_FROM, LOUD_FULL = 0.5, 2.0
 LONGEST_S = 120.0  # of a clip, but for what comes after its last alarm
 MOST_CLIPS = 4  # that wait to be written
 KEEPING = Lock()
-
-Picture = NDArray[np.uint8]
-
-
-class Moment(NamedTuple):
-    """One turn: pictures `[H, W, C]` seen and foretold, the map `[rows, columns]`, and the score."""
-
-    image: Picture
-    expected: Picture
-    map: NDArray[np.float32]
-    score: float
 
 
 class Recorder:
@@ -88,44 +70,15 @@ class Recorder:
 
     def _write(self) -> None:
         while (item := self._queue.get()) is not None:
-            name, clip = item
+            name, moments = item
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                write(clip, self._folder / f"{name}.mp4", self._rate_hz)
+                write(moments, self._folder / f"{name}.mp4", self._rate_hz)
                 keep(self._folder, self._settings.most_mb)
             except OSError as error:
                 self._written(None, f"clip {name} could not be written ({error.strerror or error})")
             else:
-                self._written(f"{name}.mp4", f"{len(clip) / self._rate_hz:.0f} s")
-
-
-def write(clip: list[Moment], path: Path, rate_hz: float) -> None:
-    """Writes a clip as H.264; it appears whole or not at all."""
-    loudest = max(2.0, *(moment.score for moment in clip))
-    with appearing(path) as file, imageio.imopen(file, "w", plugin="pyav", extension=".mp4") as video:
-        video.init_video_stream("libx264", fps=rate_hz)
-        for moment in clip:
-            video.write_frame(drawn(moment, loudest))
-
-
-def drawn(moment: Moment, loudest: float) -> Picture:
-    """A frame of a clip, `[4 H + 16, 12 W, 3]`."""
-    seen, expected = (_large(picture) for picture in (moment.image, moment.expected))
-    rows, columns = moment.map.shape
-    loud = np.kron(moment.map, np.ones((seen.shape[0] // rows, seen.shape[1] // columns)))[..., None]
-    strength = 0.7 * np.clip((loud - LOUD_FROM) / (LOUD_FULL - LOUD_FROM), 0, 1)
-    marked = ((1 - strength) * seen + strength * np.array([210, 40, 40])).astype(np.uint8)
-    whole = np.concatenate([seen, expected, marked], axis=1)
-    bar = np.full((BAR, whole.shape[1], 3), 40, np.uint8)
-    width = whole.shape[1] / loudest
-    bar[:, : round(width * moment.score)] = (210, 40, 40) if moment.score >= 1 else (80, 130, 180)
-    bar[:, round(width)] = 255
-    return np.concatenate([whole, bar])
-
-
-def _large(picture: Picture) -> Picture:
-    colours = picture if picture.shape[-1] == 3 else picture.repeat(3, axis=-1)
-    return colours.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+                self._written(f"{name}.mp4", f"{len(moments) / self._rate_hz:.0f} s")
 
 
 def keep(folder: Path, most_mb: float) -> None:

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from runtime.alarm import AlarmSettings, permitted
 from runtime.alarms import BUNDLE, MQTT, PAGE
 from runtime.camera import Frame, open_cameras
+from runtime.clip import Moment
 from runtime.desk import Desk
 from runtime.journal import Entry, Journal
 from runtime.known_good import Chosen, Probation, choose
 from runtime.loop import Loop, Tick
 from runtime.mqtt import Publisher
 from runtime.plc import NOT_YET, Fault, PlcLink, connect
-from runtime.recorder import Moment, Recorder, drawable, masked
+from runtime.recorder import Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Lines, Scribe
 from runtime.settings import Settings

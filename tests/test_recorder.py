@@ -1,5 +1,8 @@
 """Clips of jams ahead: from before to after, whole or not at all, no more than may be kept, and nobody on them."""
 
+import io
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -8,8 +11,9 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 
-from runtime import recorder
-from runtime.recorder import Moment, Recorder, keep, masked
+from runtime import clip, recorder
+from runtime.clip import Moment
+from runtime.recorder import Recorder, keep, masked
 from runtime.settings import RecorderSettings
 
 SETTINGS = RecorderSettings(before_s=0.5, after_s=0.8)
@@ -63,7 +67,7 @@ def test_an_alarm_that_comes_and_goes_all_the_time_makes_clips_that_end(tmp_path
 
 def test_where_it_surprises_is_red_and_the_score_a_bar(tmp_path):
     surprised = moment(5, score=1.0)._replace(map=np.array([[0.0, 3.0], [0.0, 0.0]], np.float32))
-    frame = recorder.drawn(surprised, 2.0).astype(int)
+    frame = clip.drawn(surprised, 2.0).astype(int)
     assert frame.shape == (64 + 16, 192, 3)
     assert np.all(frame[:32, 160:192, 0] > frame[:32, 160:192, 1] + 80)
     np.testing.assert_array_equal(frame[:64, :128], 50)
@@ -88,6 +92,20 @@ def test_a_disk_that_takes_nothing_is_told_and_leaves_no_half_clip(tmp_path, mon
     film.close()
     assert told == [(None, "clip first could not be written (No space left on device)")]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_process_that_writes(tmp_path):
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(OSError, match="Not a directory"):
+        clip.write([moment(0), moment(1)], tmp_path / "taken" / "clip.mp4", 10.0)
+
+
+def test_half_a_clip_is_never_written(tmp_path):
+    packed = io.BytesIO()
+    np.savez(packed, *(np.stack(part) for part in zip(moment(0), moment(1), strict=True)))
+    command = [sys.executable, "-m", "runtime.clip", str(tmp_path / "clip.mp4"), "10.0"]
+    done = subprocess.run(command, input=packed.getvalue()[:-100], capture_output=True, check=False)
+    assert done.returncode and not list(tmp_path.iterdir())
 
 
 def test_a_slow_disk_costs_the_loop_nothing_and_a_clip_is_told_lost(tmp_path, monkeypatch):
