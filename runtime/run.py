@@ -141,7 +141,7 @@ class Watch:
         if self._window is not None:
             ahead = self._loop.look_ahead(action)
             shown = [
-                None if each is None else masked(drawable(each[self._model.monitor.shown]), masks)
+                None if each is None else masked(drawable(np.asarray(each)[self._model.monitor.shown]), masks)
                 for each, masks in zip(ahead, self._masks, strict=True)
             ]
             self._window.show(tick, status, self._desk, images, shown, dropped, latency_s)

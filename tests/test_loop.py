@@ -173,16 +173,26 @@ def test_a_new_run_of_a_camera_forgets_the_alarm(anxious: Bundle) -> None:
     assert not loop.tick([Frame(STRIPED, 2.4, 1)], None, None).alarm.on
 
 
-def test_after_the_warm_up_no_frame_waits_for_a_compilation(calm: Bundle) -> None:
-    def compiled() -> list[int]:
-        return [step._cache_size() for step in (bundle._watch_all, bundle._coast, bundle._look_ahead)]
+def compiled() -> list[int]:
+    return [step._cache_size() for step in (bundle._watch_all, bundle._coast, bundle._look_ahead)]
 
+
+def test_after_the_warm_up_no_frame_waits_for_a_compilation(calm: Bundle) -> None:
     loop = Loop(calm, ALARM, Mode.ACT)
     loop.warm_up(shown=True)
     before = compiled()
     watch(loop, 3)
     loop.tick([Frame(STRIPED, 0.4, 0)], None, None)
     assert loop.look_ahead(None)[0] is not None
+    assert compiled() == before
+
+
+def test_nor_does_the_first_one_for_which_the_plc_tells_its_tags() -> None:
+    loop = Loop(untrained(FootageSpec(10.0, (16, 16, 3), ("eye",), ("speed",)), 1e6), ALARM, Mode.ACT)
+    loop.warm_up(shown=True)
+    before = compiled()
+    loop.tick([Frame(STRIPED, 0.0, 0)], None, None)
+    loop.tick([Frame(STRIPED[::-1], 0.1, 0)], np.ones(1, np.float32), np.ones(1, np.float32))
     assert compiled() == before
 
 

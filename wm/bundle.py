@@ -75,7 +75,7 @@ class Bundle:
 
     def observation(self, image: ArrayLike | None, sensors: ArrayLike | None = None) -> Observation:
         """A frame with its tags; tags that are not known are neither seen nor scored."""
-        unknown = jnp.full(len(self.spec.tags), jnp.nan)
+        unknown = jnp.full(len(self.spec.tags), jnp.nan, jnp.float32)
         return Observation(
             None if image is None else jnp.asarray(image),
             unknown if sensors is None else jnp.asarray(sensors, jnp.float32),
