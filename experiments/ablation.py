@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from experiments import evaluate, runfolder
+from experiments import evaluate, jams, runfolder
 from experiments.cli import main
-from experiments.jams import KINDS, Run, Wanted, film, find, lead, watch
+from experiments.jams import KINDS, Wanted, film, lead, watch
 from experiments.line import EARLY_S
-from runtime import arms
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC
 from wm import alarm, bundle, calibrate, surprise
@@ -90,8 +89,8 @@ def run(flags: Flags) -> None:
     )
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.jams) for kind in KINDS]
-    runs = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
-    films = [film(Run(place, arms.Trouble(*trouble), *rest)) for place, trouble, *rest in runs]
+    runs = jams.kept(folder / "runs.json", wanted, flags.seed, flags.jobs)
+    films = [film(each) for each in runs]
     episodes = [np.asarray(told.errors) for told in evaluate.watch(model, footage, "train")]
     normal = calibrate.learn(model, episodes[:calibrated])
     seen = [np.asarray(watch(model, one).errors) for one in films]
@@ -102,7 +101,7 @@ def run(flags: Flags) -> None:
         leads = [lead(one, raised(errors)) for one, errors in zip(films, seen, strict=True)]
         early = np.array([found is not None and found >= EARLY_S for found in leads])
         by_place = {
-            place: float(early[np.array([each[0] == place for each in runs])].mean()) for place in ("entry", "view")
+            place: float(early[np.array([each.place == place for each in runs])].mean()) for place in ("entry", "view")
         }
         told = [found for found in leads if found is not None]
         rows.append(

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from experiments import runfolder
+from experiments import jams, runfolder
 from experiments.cli import main, progress
-from experiments.jams import KINDS, Run, Wanted, find, processes
+from experiments.jams import KINDS, Run, Wanted, processes
 from runtime import alarm, arms
 from runtime.alarm import AlarmState
 from runtime.arms import Arm, Trouble, Watcher, alarm_settings, begin, film, flinch, oracle
@@ -98,8 +98,7 @@ def run(flags: Flags) -> None:
     folder = runfolder.start(flags.out, flags, **digests)
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.late) for kind in KINDS]
-    found = runfolder.kept(folder / "runs.json", partial(find, wanted, flags.seed, flags.jobs))
-    runs = [Run(place, Trouble(*trouble), *rest) for place, trouble, *rest in found]
+    runs = jams.kept(folder / "runs.json", wanted, flags.seed, flags.jobs)
     runs += [Run("entry", NEVER, flags.seed + QUIET + number) for number in range(flags.quiet)]
     _perform(folder, flags, runs)
     rows = [json.loads((folder / "runs" / f"{each.name}.json").read_bytes()) for each in runs]
@@ -276,7 +275,7 @@ def shift(troubled: list[dict[str, Any]], quiet: list[dict[str, Any]], name: str
     """
     count = len(troubled) / TROUBLES
     told, calm = ([row["arms"][name] for row in part] for part in (troubled, quiet))
-    (jams, still), (made, lost) = (_jams(part, name) for part in (troubled, quiet))
+    (formed, still), (made, lost) = (_jams(part, name) for part in (troubled, quiet))
     rest = SHIFT_S * count - arms.ARM_S * len(told) - still
     share = rest / (arms.ARM_S * len(calm) + lost)
     settled = sum(arm["settled_cartons"] for arm in calm) * arms.ARM_S / SETTLED_S
@@ -285,7 +284,7 @@ def shift(troubled: list[dict[str, Any]], quiet: list[dict[str, Any]], name: str
     return {
         "cartons": (sum(arm["cartons"] for arm in told) + share * settled) / count,
         "changes": (sum(arm["changes"] for arm in told) + share * sum(arm["changes"] for arm in calm)) / count,
-        "jams": (jams + share * made) / count,
+        "jams": (formed + share * made) / count,
         "blocked_min": clearing / count / 60,
     }
 

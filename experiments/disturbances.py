@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from experiments import runfolder
+from experiments import jams, runfolder
 from experiments.cli import main, progress
-from experiments.jams import Film, Run, Wanted, film, find, lead, watch
+from experiments.jams import Film, Run, Wanted, film, lead, watch
 from experiments.line import EARLY_S
 from runtime import arms, sight
 from runtime.line.camera import THIS_LINE, Look
@@ -95,11 +95,8 @@ def run(flags: Flags) -> None:
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     rows = []
     for number, (name, change) in enumerate(CHANGES.items()):
-        found = runfolder.kept(
-            folder / f"runs-{change.carton_length}.json",
-            partial(find, wanted, flags.seed, flags.jobs, change.carton_length),
-        )
-        runs = [Run(place, arms.Trouble(*trouble), *rest) for place, trouble, *rest in found]
+        found = folder / f"runs-{change.carton_length}.json"
+        runs = jams.kept(found, wanted, flags.seed, flags.jobs, change.carton_length)
         path = folder / f"{number}.json"
         rows.append({"change": name, **runfolder.kept(path, partial(_measured, flags, model, change, runs))})
     metrics = {"rows": rows, "jams": len(TAILS) * flags.jams, "provenance": runfolder.provenance(flags)}

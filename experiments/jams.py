@@ -4,13 +4,16 @@ import multiprocessing
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import runfolder
 from experiments.cli import DIE_AT_ONCE, progress
 from runtime import arms
 from runtime.arms import NUMBERS, Trouble
@@ -68,6 +71,12 @@ def find(wanted: Sequence[Wanted], seed: int, jobs: int, carton_length: float = 
                     break
             found += jams[:number]
     return found
+
+
+def kept(path: Path, wanted: Sequence[Wanted], seed: int, jobs: int, carton_length: float = CARTON[0]) -> list[Run]:
+    """The same, from the file where an earlier start has written them."""
+    runs = runfolder.kept(path, partial(find, wanted, seed, jobs, carton_length))
+    return [Run(place, Trouble(*trouble), *rest) for place, trouble, *rest in runs]
 
 
 def draw(place: Place, kind: Tail, seed: int, carton_length: float = CARTON[0]) -> Run:

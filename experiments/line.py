@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import chi2
 
-from experiments import detectors, runfolder
+from experiments import detectors, jams, runfolder
 from experiments.cli import main, progress
-from experiments.jams import KINDS, Run, Wanted, find, processes, unwatched
+from experiments.jams import KINDS, Run, Wanted, processes, unwatched
 from runtime import arms
-from runtime.arms import Trouble, assess, begin, film, flinch, lead, oracle
+from runtime.arms import assess, begin, film, flinch, lead, oracle
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC
 from runtime.registers import Mode
@@ -81,12 +81,7 @@ def run(flags: Flags) -> None:
     cheap = detectors.fitted(sets["training"])
     thresholds = runfolder.kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
     shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
-    runs = [
-        Run(place, Trouble(*trouble), *rest)
-        for place, trouble, *rest in runfolder.kept(
-            folder / "runs.json", partial(find, _wanted(flags), flags.seed, flags.jobs)
-        )
-    ]
+    runs = jams.kept(folder / "runs.json", _wanted(flags), flags.seed, flags.jobs)
     _perform(folder, flags, runs)
     rows = []
     for each in runs:

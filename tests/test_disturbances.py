@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import disturbances
-from experiments.jams import Film
+from experiments import disturbances, jams
+from experiments.jams import Film, Run
 from runtime import arms
 from runtime.camera import Frame
 from runtime.demo import BUNDLE
@@ -113,3 +113,11 @@ def test_a_camera_that_swaps_red_and_blue_is_told_at_the_first_frame_and_believe
             image = frame.image[..., ::-1].copy() if 3 <= number < 6 else frame.image
             told.append(loop.tick([Frame(image, frame.time, 0)], frame.sensors, frame.action).fault)
     assert told == [None] * 3 + ["the camera's colours are not those it was taught"] * 3 + [None] * 3
+
+
+def test_jams_that_were_found_already_come_back_as_they_were(tmp_path, monkeypatch):
+    found = [Run("entry", arms.Trouble(79, "lid"), 5, 0.125), Run("view", arms.Trouble(80, "skew", -0.2), 6)]
+    monkeypatch.setattr(jams, "find", lambda *_: found)
+    assert jams.kept(tmp_path / "runs.json", [], 0, 1) == found
+    monkeypatch.setattr(jams, "find", lambda *_: [])
+    assert jams.kept(tmp_path / "runs.json", [], 0, 1) == found
