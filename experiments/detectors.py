@@ -4,6 +4,7 @@ Each is fitted on normal footage and then tells one causal score a frame; higher
 the same promise, the same footage and the same on-delay as the world model's (`wm.calibrate`).
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -26,46 +27,54 @@ Frames = NDArray[np.uint8]
 
 
 class Detector(Protocol):
-    """What is told of consecutive frames `[T]`: a score for each but the first, `[T - 1]`."""
+    """What is told of consecutive frames `[T]`, by name: a score for each but the first, `[T - 1]`."""
 
-    def __call__(self, episode: Episode) -> Scores: ...
+    def __call__(self, episode: Episode) -> dict[str, Scores]: ...
 
 
-def fitted(footage: Footage) -> dict[str, Detector]:
+@dataclass(frozen=True)
+class Cheap:
+    """All of them, fitted: what flow `[2 Z]` and pictures usually are, and where the tag `blocked_s` stands."""
+
+    mean: Scores
+    spread: Scores
+    pca: PCA
+    neighbours: NearestNeighbors
+    forest: IsolationForest
+    blocked: int
+
+    def __call__(self, episode: Episode) -> dict[str, Scores]:
+        flows = _flows(episode)
+        usual = (flows - self.mean) / self.spread
+        return {
+            "frame difference": frame_difference(episode),
+            "zoned optical flow": np.abs(usual).max(axis=1),
+            "PCA reconstruction": self._reconstruction(episode),
+            "nearest neighbours of flow": self.neighbours.kneighbors(usual)[0].mean(axis=1),
+            "isolation forest of flow": -self.forest.score_samples(flows),
+            "photo-eye blocked timer": episode.sensors[1:, self.blocked].astype(np.float64),
+        }
+
+    def _reconstruction(self, episode: Episode) -> Scores:
+        """The zone that cannot be put together from what was seen."""
+        grey = _grey(_pictures(episode)[1:])
+        back = self.pca.inverse_transform(self.pca.transform(grey.reshape(len(grey), -1))).reshape(grey.shape)
+        return _zones(np.square(grey - back)).max(axis=1)
+
+
+def fitted(footage: Footage) -> Cheap:
     """All of them, fitted on the training split of footage with a camera and the tag `blocked_s`."""
     pictures = footage.sample("train", FITTED_FRAMES)
     flows = _pairs(footage)
     mean, spread = flows.mean(axis=0), flows.std(axis=0) + 1e-3
-    pca = PCA(COMPONENTS, random_state=0).fit(_grey(pictures).reshape(len(pictures), -1))
-    neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit((flows - mean) / spread)
-    forest = IsolationForest(random_state=0).fit(flows)
-    blocked = footage.spec.tags.index("blocked_s")
-
-    def zoned_flow(episode: Episode) -> Scores:
-        return (np.abs(_flows(episode) - mean) / spread).max(axis=1)
-
-    def reconstruction(episode: Episode) -> Scores:
-        grey = _grey(_pictures(episode)[1:])
-        back = pca.inverse_transform(pca.transform(grey.reshape(len(grey), -1))).reshape(grey.shape)
-        return _zones(np.square(grey - back)).max(axis=1)
-
-    def nearest(episode: Episode) -> Scores:
-        return neighbours.kneighbors((_flows(episode) - mean) / spread)[0].mean(axis=1)
-
-    def isolation(episode: Episode) -> Scores:
-        return -forest.score_samples(_flows(episode))
-
-    def photo_eye(episode: Episode) -> Scores:
-        return episode.sensors[1:, blocked].astype(np.float64)
-
-    return {
-        "frame difference": frame_difference,
-        "zoned optical flow": zoned_flow,
-        "PCA reconstruction": reconstruction,
-        "nearest neighbours of flow": nearest,
-        "isolation forest of flow": isolation,
-        "photo-eye blocked timer": photo_eye,
-    }
+    return Cheap(
+        mean,
+        spread,
+        PCA(COMPONENTS, random_state=0).fit(_grey(pictures).reshape(len(pictures), -1)),
+        NearestNeighbors(n_neighbors=NEIGHBOURS).fit((flows - mean) / spread),
+        IsolationForest(random_state=0).fit(flows),
+        footage.spec.tags.index("blocked_s"),
+    )
 
 
 def frame_difference(episode: Episode) -> Scores:
@@ -73,14 +82,14 @@ def frame_difference(episode: Episode) -> Scores:
     return _zones(np.abs(np.diff(_grey(_pictures(episode)), axis=0))).max(axis=1)
 
 
-def scores(detector: Detector, footage: Footage, split: str, number: int, chunk: int = 500) -> Scores:
+def scores(detector: Detector, footage: Footage, split: str, number: int, chunk: int = 500) -> dict[str, Scores]:
     """Of one recorded episode `[T]`; the first frame, before which there is none, has the score of the second."""
     length = footage.lengths(split)[number]
-    parts = []
-    for first in range(0, length - 1, chunk):
-        parts.append(detector(footage.read(split, number, first, min(chunk + 1, length - first))))
-    told = np.concatenate(parts)
-    return np.concatenate([told[:1], told])
+    parts = [
+        detector(footage.read(split, number, first, min(chunk + 1, length - first)))
+        for first in range(0, length - 1, chunk)
+    ]
+    return {name: np.concatenate([parts[0][name][:1], *(part[name] for part in parts)]) for name in parts[0]}
 
 
 def threshold(normal: list[Scores], *, chance: float, block: int, on_frames: int) -> float:

@@ -20,6 +20,7 @@ from scipy.stats import chi2
 
 from experiments import detectors, jams, runfolder
 from experiments.cli import main, progress
+from experiments.detectors import Detector
 from experiments.jams import KINDS, Run, Wanted, processes, unwatched
 from runtime import arms
 from runtime.arms import assess, begin, film, flinch, lead, oracle
@@ -59,7 +60,7 @@ class Flags:
     seed: int = 500_000
     """Seed of the first run."""
     jobs: int = 2
-    """Processes that run the line at the same time."""
+    """Processes that run or watch the line at the same time."""
     report: Path | None = None
     """Folder for line.json, beside other reports."""
 
@@ -79,8 +80,8 @@ def run(flags: Flags) -> None:
     console = Console(stderr=True)
 
     cheap = detectors.fitted(sets["training"])
-    thresholds = runfolder.kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, sets["calibration"]))
-    shifts = _shifts(folder, model, cheap, thresholds, sets["shifts"])
+    thresholds = runfolder.kept(folder / "thresholds.json", lambda: _thresholds(model, cheap, flags))
+    shifts = _shifts(folder, model, cheap, thresholds, flags)
     runs = jams.kept(folder / "runs.json", _wanted(flags), flags.seed, flags.jobs)
     _perform(folder, flags, runs)
     rows = []
@@ -122,47 +123,58 @@ def _check(model: Bundle, sets: dict[str, Footage]) -> None:
 # Shifts
 
 
-def _thresholds(model: Bundle, cheap: dict[str, detectors.Detector], footage: Footage) -> dict[str, float]:
+def _thresholds(model: Bundle, cheap: Detector, flags: Flags) -> dict[str, float]:
     """Thresholds of the cheap detectors for the promise that the bundle keeps."""
+    footage = Footage.open(flags.calibration)
     rate_hz = footage.spec.rate_hz
     chance = model.recipe["calibrate"]["promise"]["false_alarms_per_hour"] * calibrate.BLOCK_S / 3600
     rule = {"chance": chance, "block": round(calibrate.BLOCK_S * rate_hz), "on_frames": model.alarm.on_delay(rate_hz)}
-    found: dict[str, list[detectors.Scores]] = {name: [] for name in cheap}
-    warm = model.monitor.warm(rate_hz)
-    numbers = [number for number, length in enumerate(footage.lengths("train")) if length > warm]
-    with progress() as bar:
-        for number in bar.track(numbers, task_id=bar.add_task("calibrate cheap detectors", unit="episodes")):
-            for name, detector in cheap.items():
-                found[name].append(detectors.scores(detector, footage, "train", number)[warm:])
-    return {name: detectors.threshold(normal, **rule) for name, normal in found.items()}
+    numbers, warm = _long_enough(model, footage)
+    with processes(flags.jobs) as workers, progress() as bar:
+        told = workers.map(partial(_scores, cheap, flags.calibration), numbers)
+        task = bar.add_task("calibrate cheap detectors", unit="episodes")
+        normal = list(bar.track(told, total=len(numbers), task_id=task))
+    return {name: detectors.threshold([each[name][warm:] for each in normal], **rule) for name in normal[0]}
 
 
-def _shifts(
-    folder: Path, model: Bundle, cheap: dict[str, detectors.Detector], thresholds: dict[str, float], footage: Footage
-) -> dict[str, Any]:
+def _scores(cheap: Detector, path: Path, number: int) -> dict[str, detectors.Scores]:
+    return detectors.scores(cheap, Footage.open(path), "train", number)
+
+
+def _shifts(folder: Path, model: Bundle, cheap: Detector, thresholds: dict[str, float], flags: Flags) -> dict[str, Any]:
     """Hours without trouble that were scored, and how many alarms each watcher raised."""
-    warm = model.monitor.warm(footage.spec.rate_hz)
-    numbers = [number for number, length in enumerate(footage.lengths("train")) if length > warm]
-    raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
-
-    def episode(number: int) -> dict[str, int]:
-        found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None).score))}
-        for name, detector in cheap.items():
-            scores = detectors.scores(detector, footage, "train", number)[warm:]
-            found[name] = len(raised(scores / thresholds[name]))
-        return found
-
+    footage = Footage.open(flags.shifts)
+    numbers, warm = _long_enough(model, footage)
     (folder / "shifts").mkdir(exist_ok=True)
-    with progress() as bar:
-        told = [
-            runfolder.kept(folder / "shifts" / f"{number}.json", partial(episode, number))
-            for number in bar.track(numbers, task_id=bar.add_task("shifts", unit="episodes"))
-        ]
+    with processes(flags.jobs) as workers, progress() as bar:
+        watched = workers.map(partial(_watched, folder / "shifts", flags, cheap, thresholds), numbers)
+        told = list(bar.track(watched, total=len(numbers), task_id=bar.add_task("shifts", unit="episodes")))
     scored = sum(footage.lengths("train")[number] - warm for number in numbers)
     return {
         "hours": scored / footage.spec.rate_hz / 3600,
-        "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *cheap)},
+        "alarms": {name: sum(row[name] for row in told) for name in (FLINCH, *thresholds)},
     }
+
+
+def _watched(folder: Path, flags: Flags, cheap: Detector, thresholds: dict[str, float], number: int) -> dict[str, int]:
+    """Alarms that each watcher raises in an episode, kept in NUMBER.json."""
+
+    def alarms() -> dict[str, int]:
+        model, footage = _model(flags.bundle), Footage.open(flags.shifts)
+        raised = partial(alarm.raised, model.alarm, footage.spec.rate_hz)
+        found = {FLINCH: len(raised(calibrate.replay(model, footage, "train", number, lambda _: None).score))}
+        warm = model.monitor.warm(footage.spec.rate_hz)
+        for name, scores in _scores(cheap, flags.shifts, number).items():
+            found[name] = len(raised(scores[warm:] / thresholds[name]))
+        return found
+
+    return runfolder.kept(folder / f"{number}.json", alarms)
+
+
+def _long_enough(model: Bundle, footage: Footage) -> tuple[list[int], int]:
+    """Episodes that go on when the monitor is ready, and the frames until it is."""
+    warm = model.monitor.warm(footage.spec.rate_hz)
+    return [number for number, length in enumerate(footage.lengths("train")) if length > warm], warm
 
 
 def rate(alarms: int, hours: float) -> dict[str, float]:
@@ -229,16 +241,15 @@ def _arms(path: Path, folder: Path, each: Run) -> None:
 
 
 def _leads(
-    cheap: dict[str, detectors.Detector], thresholds: dict[str, float], model: Bundle, path: Path, row: dict[str, Any]
+    cheap: Detector, thresholds: dict[str, float], model: Bundle, path: Path, row: dict[str, Any]
 ) -> dict[str, float | None]:
     """How long before the jam each watcher alarmed, in the run without Flinch."""
     with np.load(path) as kept:
         times = kept["times"]
         seen = Episode(kept["frames"], kept["sensors"], np.zeros((len(times), 1), np.float32), times, path.stem)
     leads: dict[str, float | None] = {FLINCH: row["lead_s"]}
-    for name, detector in cheap.items():
-        scores = detector(seen) / thresholds[name]
-        raised = alarm.raised(model.alarm, SPEC.rate_hz, scores)
+    for name, scores in cheap(seen).items():
+        raised = alarm.raised(model.alarm, SPEC.rate_hz, scores / thresholds[name])
         leads[name] = lead([float(times[1 + frame]) for frame in raised], row["onset_s"], row["block_without_s"])
     return leads
 

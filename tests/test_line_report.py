@@ -121,9 +121,8 @@ def test_an_alarm_is_told_at_the_time_of_its_own_frame(tmp_path: Path):
     np.savez(tmp_path / "run.npz", frames=np.zeros((40, 8, 8, 3), np.uint8), sensors=np.zeros((40, 5)), times=times)
     scores = np.zeros(39)
     scores[19:] = 3.0
-    cheap = {"made": lambda episode: scores}
     row = {"lead_s": 1.5, "onset_s": 61.0, "block_without_s": 64.0}
-    leads = line._leads(cheap, {"made": 2.0}, bundle.load(BUNDLE), tmp_path / "run.npz", row)
+    leads = line._leads(lambda _: {"made": scores}, {"made": 2.0}, bundle.load(BUNDLE), tmp_path / "run.npz", row)
     raised = 62.0 + 0.1 * (bundle.load(BUNDLE).alarm.on_delay(10.0) - 1)
     assert leads == {"Flinch": 1.5, "made": pytest.approx(64.0 - raised)}
 
