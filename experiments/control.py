@@ -158,16 +158,17 @@ Decide = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
 
 def deciding(model: Bundle, config: PlanConfig) -> tuple[Plan, Decide]:
     """The plan before the first search, and a search: from the last plan, the present state, the action in force and a
-    key to the next plan and the action to take.
+    key to the next plan and the action to take. What comes beyond its horizon is worth what the critic says.
     """
     learnt = model.behavior
     assert learnt is not None
     low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
     constraints, worth = Constraints(low, high, jnp.full_like(low, RAMP)), reward(model.spec, learnt.reward)
+    value = partial(acting.value, learnt.config, learnt.space, learnt.critic)
 
     @jax.jit
     def decide(variables: Variables, last: Plan, latent: LatentState, before: Array, key: Array) -> tuple[Plan, Array]:
-        objective = planning.objective(model.config, variables, worth, config.discount, latent, before)
+        objective = planning.objective(model.config, variables, worth, config.discount, latent, before, value)
         last, decision = planning.plan(config, objective, constraints, last, before, key)
         return last, decision.sequence[0]
 
@@ -195,7 +196,9 @@ def _model(path: Path) -> Bundle:
 
 @cache
 def _decider(path: Path, horizon: int) -> tuple[Plan, Decide]:
-    return deciding(_model(path), PlanConfig(horizon=horizon))
+    model = _model(path)
+    assert model.behavior is not None
+    return deciding(model, PlanConfig(horizon=horizon, discount=model.behavior.config.discount))
 
 
 def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:

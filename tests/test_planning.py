@@ -251,3 +251,24 @@ def test_the_world_model_judges_a_sequence_by_the_rewards_of_its_steps_one_by_on
         by_hand.append(total)
     np.testing.assert_allclose(jax.jit(judge)(sequences), by_hand, rtol=1e-4, atol=1e-4)
     assert np.ptp(np.asarray(by_hand)) > 1e-2
+
+
+def test_what_the_states_at_the_end_are_worth_counts_a_horizon_later(variables):
+    state, action = latents(()), jnp.array([0.9])
+    sequences = jax.random.uniform(jax.random.key(4), (4, 6, 1))
+
+    def value(latent, action):
+        return 10.0 * latent.deter[..., 0, 0] + action[..., 0]
+
+    judged = [
+        jax.jit(planning.objective(MODEL, variables, throughput, 0.9, state, action, each))(sequences)
+        for each in (None, value)
+    ]
+    by_hand = []
+    for sequence in sequences:
+        now = state
+        for wanted in sequence:
+            now, _ = img_step(variables, now, wanted)
+        by_hand.append(0.9**6 * value(now, sequence[-1]))
+    np.testing.assert_allclose(judged[1] - judged[0], by_hand, rtol=1e-3, atol=1e-4)
+    assert np.ptp(np.asarray(by_hand)) > 1e-2

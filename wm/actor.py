@@ -14,7 +14,7 @@ from jax import Array
 
 from wm import rssm
 from wm.config import ActionSpace, BehaviorConfig, ModelConfig, RewardConfig
-from wm.nets import BINS, dense
+from wm.nets import BINS, dense, two_hot_mean
 from wm.types import LatentState
 
 Params = dict[str, Any]
@@ -111,6 +111,15 @@ def value_logits(
     `previous_action` `[..., A]` led.
     """
     return _apply(_critic(behavior), critic, features, _scaled(space, previous_action))
+
+
+def value(
+    behavior: BehaviorConfig, space: ActionSpace, critic: Params, latent: LatentState, previous_action: Array
+) -> Array:
+    """The return `[...]` that the critic expects in `latent` `[..., N, D]`, to which `previous_action` `[..., A]`
+    led.
+    """
+    return two_hot_mean(value_logits(behavior, space, critic, rssm.flatten(latent), previous_action))
 
 
 def bounded(space: ActionSpace, choice: Array) -> Array:

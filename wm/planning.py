@@ -27,6 +27,9 @@ from wm.types import LatentState
 Objective = Callable[[Array], Array]
 """Returns `[B]` of sequences `[B, K, A]`."""
 
+Value = Callable[[LatentState, Array], Array]
+"""Returns `[B]` to come in states `[B, ...]`, to which actions `[B, A]` led."""
+
 HELD = 1  # the place among the candidates of the present action, held
 
 
@@ -148,10 +151,17 @@ def plan(
 
 
 def objective(
-    config: ModelConfig, variables: model.Variables, reward: Reward, discount: float, state: LatentState, action: Array
+    config: ModelConfig,
+    variables: model.Variables,
+    reward: Reward,
+    discount: float,
+    state: LatentState,
+    action: Array,
+    value: Value | None = None,
 ) -> Objective:
     """The discounted sum of the rewards that the world model foretells from `state` `[N, ...]`, where the `action`
-    `[A]` was in force. It rolls out expected values, as a forecast does.
+    `[A]` was in force; and where there is a `value`, what the states at the end are worth beyond the horizon (Hansen et
+    al., 2022, equation 4). It rolls out expected values, as a forecast does.
     """
 
     def step(state: LatentState, action: Array) -> tuple[LatentState, Array]:
@@ -161,9 +171,10 @@ def objective(
     def returns(sequences: Array) -> Array:
         size, horizon, _ = sequences.shape
         present = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), state)
-        _, tags = jax.lax.scan(step, present, jnp.moveaxis(sequences, 1, 0))
+        last, tags = jax.lax.scan(step, present, jnp.moveaxis(sequences, 1, 0))
         before = jnp.concatenate([jnp.broadcast_to(action, sequences[:, :1].shape), sequences[:, :-1]], axis=1)
-        return reward(jnp.moveaxis(tags, 0, 1), sequences, before) @ discount ** jnp.arange(horizon)
+        within = reward(jnp.moveaxis(tags, 0, 1), sequences, before) @ discount ** jnp.arange(horizon)
+        return within if value is None else within + discount**horizon * value(last, sequences[:, -1])
 
     return returns
 

@@ -24,7 +24,7 @@ TAGS: Final = ("infeed_eye", "gate_eye", "blocked_s", "feeder_speed", "cartons_p
 ACTIONS: Final = ("feeder_setpoint",)
 SCANS_PER_FRAME: Final = 5
 SPEC: Final = FootageSpec(rate_hz=1 / (SCANS_PER_FRAME * SCAN_S), image=(64, 64, 3), tags=TAGS, actions=ACTIONS)
-REWARD: Final = RewardConfig({"cartons_per_minute": 1 / 600, "blocked_s": -0.02}, change=0.2)  # about cartons a frame
+REWARD: Final = RewardConfig({"feeder_speed": 70 / 600, "blocked_s": -0.02}, change=0.2)  # about cartons a frame
 IO_TIMEOUT_S: Final = 5.0
 
 
