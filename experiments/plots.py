@@ -216,3 +216,16 @@ def learning(means: list[dict[str, float]], steps: list[int], path: Path) -> Non
         axis.set(ylabel=name)
     axes[-1].set(xlabel="step")
     write(drawn, path)
+
+
+def curves(found: list[list[dict[str, Any]]], published: tuple[float, float] | None, path: Path) -> None:
+    """Score of every episode of each seed against steps of the environment, and the published scores."""
+    drawn, (axis,) = figure(1)
+    for curve in found:
+        axis.plot([row["step"] for row in curve], [row["score"] for row in curve], color=BLUE, linewidth=0.7)
+    if published is not None:
+        for name, score, color in zip(("DreamerV3", "D4PG"), published, (RED, ORANGE), strict=True):
+            axis.axhline(score, color=color, linewidth=0.8, label=f"{name} after 500,000 steps")
+        axis.legend(frameon=False, loc="lower right")
+    axis.set(xlabel="steps of the environment", ylabel="score of an episode")
+    write(drawn, path)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from wm.config import ModelConfig
 from wm.model import Variables
 from wm.types import LatentState
 
@@ -43,6 +44,12 @@ def fit(variables: Variables, state: LatentState, action: Array) -> Guard:
     spread = jnp.atleast_2d(jnp.cov(features, rowvar=False, bias=True)) + RIDGE * jnp.eye(size)
     whitening = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(size * spread), jnp.eye(size), lower=True).T
     return Guard(features.mean(axis=0), whitening)
+
+
+def none(config: ModelConfig) -> Guard:
+    """Nowhere is there anything to be ignorant of."""
+    size = config.deter + config.actions
+    return Guard(jnp.zeros(size), jnp.zeros((size, size)))
 
 
 def ignorance(guard: Guard, variables: Variables, state: LatentState, action: Array) -> Array:
