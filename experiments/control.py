@@ -9,16 +9,13 @@ goes without; a jam stops the line for as long as it takes to clear one, drawn f
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -26,23 +23,20 @@ from rich.table import Table
 from experiments import jams, runfolder
 from experiments.cli import main, progress
 from experiments.jams import KINDS, Run, Wanted, processes
-from runtime import alarm, arms
+from runtime import arms
 from runtime.alarm import AlarmState
-from runtime.arms import Arm, Trouble, Watcher, alarm_settings, begin, film, flinch, oracle
+from runtime.arms import Arm, Trouble, Watcher, begin, film, flinch, oracle
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC, LineFrame
 from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
+from runtime.policy import Actor, Planner, Search, search
 from runtime.registers import Command, Mode
-from wm import actor as acting
-from wm import bundle, compilation, planning
+from wm import bundle, compilation
 from wm.bundle import Bundle
 from wm.config import PlanConfig
 from wm.errors import InputError
-from wm.model import Variables
-from wm.planning import Constraints, Plan
-from wm.reward import reward
-from wm.types import LatentState
+from wm.planning import Plan
 
 SHIFT_S: Final = 8 * 3600.0
 TROUBLES: Final = 4  # a shift
@@ -54,7 +48,6 @@ SETTLED_S: Final = 20.0  # the last of a run, in which nothing is left of how it
 RESAMPLED: Final = 1000
 NEVER: Final = Trouble(10**6, "lid")
 FULL, LOWER = 1.0, 0.6
-RAMP: Final = 0.2  # a frame, the PLC's own way down
 CLEARING: Final = 0xC1EA4  # keeps its random stream apart from the plant's
 
 
@@ -124,70 +117,6 @@ def steady(speed: float) -> Watcher:
     return watch
 
 
-def choosing(model: Bundle, choose: Callable[[LatentState, Array], Array]) -> Watcher:
-    """Who asks for what is chosen in the present state, after the action in force, and for what the plain rule asks
-    while the model is surprised.
-    """
-    settings, state, monitor, turn = alarm_settings(model), AlarmState(), model.start(), 0
-
-    def watch(frame: LineFrame, _: Snapshot) -> tuple[Tick, None]:
-        nonlocal state, monitor, turn
-        turn += 1
-        seen = model.observation(frame.image, frame.sensors)
-        monitor, surprise = model.watch(monitor, seen, jnp.asarray(frame.action))
-        score = float(surprise.score)
-        state = alarm.step(settings, state, score)
-        command = alarm.command(settings, state, Mode.ACT, heartbeat=turn, score=score, valid_for_ms=VALID_FOR_MS)
-        asked = float(choose(monitor.latent, jnp.asarray(frame.action))[0])
-        if not state.slow:
-            command = command._replace(speed_request=asked)
-        return Tick(frame.time, score, state, command, drifts=False), None
-
-    return watch
-
-
-def actor(model: Bundle) -> Callable[[LatentState, Array], Array]:
-    """The most likely action of the actor that learnt in the dreams of a model."""
-    learnt = model.behavior
-    assert learnt is not None
-    return partial(acting.act, learnt.config, learnt.space, learnt.actor)
-
-
-Decide = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
-
-
-def deciding(model: Bundle, config: PlanConfig) -> tuple[Plan, Decide]:
-    """The plan before the first search, and a search: from the last plan, the present state, the action in force and a
-    key to the next plan and the action to take. What comes beyond its horizon is worth what the critic says.
-    """
-    learnt = model.behavior
-    assert learnt is not None
-    low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
-    constraints, worth = Constraints(low, high, jnp.full_like(low, RAMP)), reward(model.spec, learnt.reward)
-    value = partial(acting.value, learnt.config, learnt.space, learnt.critic)
-
-    @jax.jit
-    def decide(variables: Variables, last: Plan, latent: LatentState, before: Array, key: Array) -> tuple[Plan, Array]:
-        objective = planning.objective(model.config, variables, worth, config.discount, latent, before, value)
-        last, decision = planning.plan(config, objective, constraints, last, before, key)
-        return last, decision.sequence[0]
-
-    return planning.start(config, constraints, high), partial(decide, model.variables)
-
-
-def planner(first: Plan, decide: Decide, seed: int) -> Callable[[LatentState, Array], Array]:
-    """The first action of the best sequence that is found, warm-started from frame to frame."""
-    last, key, turn = first, jax.random.key(seed), 0
-
-    def choose(latent: LatentState, before: Array) -> Array:
-        nonlocal last, turn
-        turn += 1
-        last, action = decide(last, latent, before, jax.random.fold_in(key, turn))
-        return action
-
-    return choose
-
-
 @cache
 def _model(path: Path) -> Bundle:
     compilation.keep()
@@ -195,10 +124,8 @@ def _model(path: Path) -> Bundle:
 
 
 @cache
-def _decider(path: Path, horizon: int) -> tuple[Plan, Decide]:
-    model = _model(path)
-    assert model.behavior is not None
-    return deciding(model, PlanConfig(horizon=horizon, discount=model.behavior.config.discount))
+def _search(path: Path, horizon: int) -> tuple[Plan, Search]:
+    return search(_model(path), PlanConfig(horizon=horizon))
 
 
 def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
@@ -219,8 +146,8 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         "fixed speed": steady(FULL),
         "fixed lower speed": steady(LOWER),
         RULE: flinch(rule, Mode.ACT),
-        "plan": choosing(model, planner(*_decider(flags.actor, flags.horizon), each.seed)),
-        "actor": choosing(model, actor(model)),
+        "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor, flags.horizon), each.seed)),
+        "actor": flinch(model, Mode.ACT, policy=Actor(model)),
         "oracle": oracle(rule),
     }
     clearing = np.random.default_rng((CLEARING, each.seed)).uniform(*CLEARING_MIN)

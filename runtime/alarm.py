@@ -12,6 +12,8 @@ from wm import alarm
 from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
+DEADBAND = 0.1
+
 
 @dataclass(frozen=True)
 class AlarmSettings:
@@ -48,6 +50,7 @@ class AlarmState(NamedTuple):
       age: frames since the alarm last came on.
       spent: frames that the feeder was slow, less those that it was not since.
       rests: all of `longest_frames` are spent, and the feeder is not slowed before they are made up for.
+      speed: what the feeder should go at, 0 to 1: `slow_to` while it should be slowed, else what a policy chooses.
     """
 
     on: bool = False
@@ -56,6 +59,7 @@ class AlarmState(NamedTuple):
     age: int = 0
     spent: int = 0
     rests: bool = False
+    speed: float = 1.0
 
 
 def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState:
@@ -66,15 +70,23 @@ def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState
     )
 
 
-def follow(settings: AlarmSettings, state: AlarmState, now: Alarm) -> AlarmState:
-    """The state one frame later, with the alarm as it is then."""
+def follow(settings: AlarmSettings, state: AlarmState, now: Alarm, chosen: float = 1.0) -> AlarmState:
+    """The state one frame later, with the alarm as it is then, and the speed that a policy chose."""
     on, contrary = now
     age = 0 if on and not state.on else state.age + 1
     wanted = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
     slow = wanted and not state.rests
-    spent = state.spent + 1 if slow else max(0, state.spent - 1)
+    speed = settings.slow_to if slow else 1.0 if state.rests else _steadied(state.speed, chosen)
+    spent = state.spent + 1 if speed < 1.0 else max(0, state.spent - 1)
     rests = spent >= settings.longest_frames or (state.rests and spent > 0)
-    return AlarmState(on, slow, contrary, age, spent, rests)
+    return AlarmState(on, slow, contrary, age, spent, rests, speed)
+
+
+def _steadied(before: float, chosen: float) -> float:
+    """What is chosen, where it is full speed or differs enough from what was asked for."""
+    if chosen > 1.0 - DEADBAND:
+        return 1.0
+    return chosen if abs(chosen - before) >= DEADBAND else before
 
 
 def forget(state: AlarmState) -> AlarmState:
@@ -91,7 +103,7 @@ def command(
         mode=mode,
         alarm=state.on and mode >= Mode.ADVISE,
         score=score if mode > Mode.OFF else 0.0,
-        speed_request=settings.slow_to if state.slow and mode is Mode.ACT else 1.0,
+        speed_request=state.speed if mode is Mode.ACT else 1.0,
         valid_for_ms=valid_for_ms,
     )
 

@@ -21,6 +21,7 @@ from runtime.line.plant import Events, Mishap, Plant
 from runtime.line.plant import Snapshot as PlantSnapshot
 from runtime.loop import VALID_FOR_MS, Loop, Tick
 from runtime.plc import Fault, PlcClient
+from runtime.policy import Policy
 from runtime.registers import Mode
 from runtime.settings import ActSettings
 from wm.bundle import Bundle
@@ -87,9 +88,9 @@ class Arm(NamedTuple):
 Watcher = Callable[[LineFrame, PlantSnapshot], tuple[Tick, Array | None]]
 
 
-def flinch(model: Bundle, mode: Mode, *, shown: bool = False) -> Watcher:
-    """The runtime's loop; with `shown` it also draws the picture to come."""
-    loop = Loop(model, alarm_settings(model), mode)
+def flinch(model: Bundle, mode: Mode, *, shown: bool = False, policy: Policy | None = None) -> Watcher:
+    """The runtime's loop, with its policy; with `shown` it also draws the picture to come."""
+    loop = Loop(model, alarm_settings(model), mode, policy=policy)
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
         tick = loop.tick([Frame(frame.image, frame.time, 0)], frame.sensors, frame.action)

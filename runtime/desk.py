@@ -121,7 +121,7 @@ class Desk:
         for name, before, after in zip(("speed request", "alarm bit"), self._asked, asked, strict=True):
             if before != after:
                 entries.append(Entry("plc", name, f"{before:g}", f"{after:g}", why))
-        wanted = tick.alarm.slow and self.mode is not Mode.ACT
+        wanted = tick.alarm.speed < 1.0 and self.mode is not Mode.ACT
         if wanted != self._wanted:
             entries.append(Entry("would", "slow the feeder", _yes(self._wanted), _yes(wanted), why))
         self._asked, self._wanted = asked, wanted

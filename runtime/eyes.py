@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime import sight
 from runtime.camera import Frame
+from runtime.policy import Policy
 from runtime.sight import Sight, View
 from wm.bundle import Bundle
 from wm.surprise import MonitorState, Surprise
@@ -96,6 +97,10 @@ class Eyes:
             None if glance.fault else self._bundle.look_ahead(self._of(number), taken)
             for number, glance in enumerate(self._glances)
         ]
+
+    def choose(self, policy: Policy, action: NDArray[np.float32] | None) -> float | None:
+        """What a policy makes of what the first camera sees, under the action in force."""
+        return policy(self._of(0).latent, self._taken(action))
 
     def _due(self, number: int, frame: Frame | None, action: Array) -> bool:
         """Whether a frame is to be watched; where it is not to be trusted, that is what is told."""

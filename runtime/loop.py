@@ -12,6 +12,7 @@ from runtime import alarm
 from runtime.alarm import AlarmSettings, AlarmState
 from runtime.camera import Frame
 from runtime.eyes import Eyes, Glance
+from runtime.policy import Policy
 from runtime.registers import Command, Mode
 from wm.alarm import Alarm
 from wm.bundle import Bundle
@@ -63,7 +64,8 @@ class Tick(NamedTuple):
 class Loop:
     """All cameras' monitors and the line's alarm, which stands while that of any camera does. The same `tick` runs in
     real time, in replay and in the lock-step demo. One camera at fault withdraws the request: whoever relies on Flinch
-    must know that it does not see all.
+    must know that it does not see all. Where there is a policy it chooses the speed, from what the first camera
+    sees, while the feeder is not slowed for an alarm.
 
     Attributes:
       mode: what Flinch may do; it may change between two turns.
@@ -71,10 +73,15 @@ class Loop:
     """
 
     def __init__(
-        self, bundle: Bundle, settings: AlarmSettings, mode: Mode, cameras: Sequence[str] = ("camera",)
+        self,
+        bundle: Bundle,
+        settings: AlarmSettings,
+        mode: Mode,
+        cameras: Sequence[str] = ("camera",),
+        policy: Policy | None = None,
     ) -> None:
         self.mode = mode
-        self._settings, self._cameras = settings, cameras
+        self._settings, self._cameras, self._policy = settings, cameras, policy
         slow, rate_hz = bundle.monitor.drift_alarm, bundle.spec.rate_hz
         self._slow = {"on_frames": slow.on_delay(rate_hz), "off_frames": slow.off_delay(rate_hz)}
         self._fast = {"on_frames": settings.on_frames, "off_frames": settings.off_frames}
@@ -88,6 +95,8 @@ class Loop:
         `shown`.
         """
         self._eyes.warm_up(shown=shown)
+        if self._policy is not None:
+            self._eyes.choose(self._policy, None)
 
     def tick(
         self,
@@ -109,7 +118,9 @@ class Loop:
             if surprise is not None and fresh:
                 self._jams[number] = wm.alarm.step(self._jams[number], float(surprise.score), **self._fast)
                 self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
-        self._alarm = alarm.follow(self._settings, self._alarm, Alarm(any(each.on for each in self._jams)))
+        chosen = None if self._policy is None else self._eyes.choose(self._policy, action)
+        on = Alarm(any(each.on for each in self._jams))
+        self._alarm = alarm.follow(self._settings, self._alarm, on, 1.0 if chosen is None else chosen)
         drifts = any(each.on for each in self._drifts)
         score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
         tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)

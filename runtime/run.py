@@ -24,6 +24,7 @@ from runtime.known_good import Chosen, Probation, choose
 from runtime.loop import Loop, Tick
 from runtime.mqtt import Publisher
 from runtime.plc import NOT_YET, Fault, PlcLink, connect
+from runtime.policy import PLANNED, Actor, InTime, Planner, Policy, search
 from runtime.recorder import Recorder, drawable, masked
 from runtime.registers import Mode, RegisterMap, Status, read_map
 from runtime.scribe import Lines, Scribe
@@ -84,7 +85,8 @@ class Watch:
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         names = [camera.name for camera in settings.cameras]
-        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names)
+        policy = policy_of(settings, model)
+        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names, policy)
         self._loop.warm_up(shown=settings.page is not None)
         self._loop.time = monotonic() if settings.cameras[0].live else 0.0
         self._lines = open_log(settings)
@@ -201,7 +203,23 @@ def load(settings: Settings) -> Chosen:
             f"{found.path}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
             "bundle that was trained on footage with the feeder's speed."
         )
+    if settings.act.policy != "rule" and found.model.behavior is None:
+        raise InputError(
+            f"{found.path}: this bundle holds no actor, which policy {settings.act.policy} needs; give the bundle that "
+            "experiments.learn wrote, or use policy rule."
+        )
     return found
+
+
+def policy_of(settings: Settings, model: Bundle) -> Policy | None:
+    """Who chooses the speed while nothing is alarming; None for the plain rule."""
+    match settings.act.policy:
+        case "rule":
+            return None
+        case "actor":
+            return InTime(Actor(model), settings.act.deadline_s)
+        case "plan":
+            return InTime(Planner(*search(model, PLANNED)), settings.act.deadline_s)
 
 
 def bundles(settings: Settings) -> Path:

@@ -90,11 +90,16 @@ class ActSettings(Section):
 
     What has been in view for a few seconds is expected and no longer surprises, so the alarm may end while the trouble
     is still coming: `hold_s` is how long it takes at this speed from view to where it is out of the others' way.
+
+    While nothing is alarming, a `policy` may choose the speed: an actor that learnt in the dream, or a planner, both in
+    the bundle. What it has not decided after `deadline_s` is not waited for.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1
     hold_s: Annotated[float, Field(ge=0, le=60)] = 12.0
     longest_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    policy: Literal["rule", "plan", "actor"] = "rule"
+    deadline_s: Annotated[float, Field(gt=0, le=0.5)] = 0.05
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -170,6 +175,8 @@ class Settings(Section):
             raise ValueError(f"two cameras are called '{twice}'; give each a name of its own")
         if [camera.source for camera in self.cameras].count("line") > 1:
             raise ValueError("the embedded line has one camera; name it once")
+        if self.act.policy != "rule" and len(self.cameras) > 1:
+            raise ValueError(f"policy {self.act.policy} sees one camera; name one, or use policy rule")
         if len({camera.replay for camera in self.cameras}) > 1:
             raise ValueError("one camera is replayed and another is not; set replay for all of them or for none")
         return self

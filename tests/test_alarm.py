@@ -1,5 +1,6 @@
 """The alarm: delays counted in frames, and what each mode lets through to the PLC."""
 
+from dataclasses import replace
 from itertools import groupby
 from math import nan
 
@@ -7,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.alarm import AlarmSettings, AlarmState, command, forget, permitted, step
+from runtime.alarm import AlarmSettings, AlarmState, command, follow, forget, permitted, step
 from runtime.registers import Mode, PackML
 from runtime.settings import ActSettings
+from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
 SETTINGS = AlarmSettings(on_frames=3, off_frames=5, hold_frames=20, longest_frames=300, slow_to=0.15)
@@ -75,6 +77,34 @@ def test_the_feeder_is_never_slow_for_longer_than_the_longest_time_nor_more_than
     assert sum(slow) <= longest + len(slow) / 2
 
 
+def chosen(speeds: list[float], on: bool = False) -> list[AlarmState]:
+    states, state = [], AlarmState()
+    for speed in speeds:
+        state = follow(SETTINGS, state, Alarm(on), speed)
+        states.append(state)
+    return states
+
+
+def test_a_policy_is_asked_for_what_it_chooses_and_not_for_every_tremor_of_it() -> None:
+    states = chosen([1.0, 0.7, 0.75, 0.62, 0.5, 0.95])
+    assert [state.speed for state in states] == [1.0, 0.7, 0.7, 0.7, 0.5, 1.0]
+    assert not any(state.slow for state in states)
+
+
+def test_an_alarm_overrides_a_policy() -> None:
+    assert [state.speed for state in chosen([0.7] * 3, on=True)] == [0.15] * 3
+
+
+@given(st.lists(st.floats(0.1, 1.0), max_size=400), st.integers(1, 30))
+def test_a_policy_slows_the_feeder_no_longer_than_an_alarm_may(speeds: list[float], longest: int) -> None:
+    settings, state, slow = replace(SETTINGS, longest_frames=longest), AlarmState(), []
+    for speed in speeds:
+        state = follow(settings, state, Alarm(False), speed)
+        slow.append(state.speed < 1.0)
+    runs = [len(list(group)) for value, group in groupby(slow) if value]
+    assert max(runs, default=0) <= longest and sum(slow) <= longest + len(slow) / 2
+
+
 def test_a_gap_ends_the_alarm_and_gives_nothing_back_of_the_longest_time() -> None:
     spent = run([2.0] * 302)[-1]
     after = forget(spent)
@@ -103,7 +133,9 @@ def test_the_alarm_is_on_exactly_as_the_calibration_counts_it(scores: list[float
     [(Mode.OFF, 0, 0.0, 1.0), (Mode.SHADOW, 0, 1.7, 1.0), (Mode.ADVISE, 1, 1.7, 1.0), (Mode.ACT, 1, 1.7, 0.15)],
 )
 def test_each_mode_lets_through_only_its_part(mode: Mode, alarm: int, score: float, speed: float) -> None:
-    written = command(SETTINGS, AlarmState(on=True, slow=True), mode, heartbeat=4, score=1.7, valid_for_ms=500)
+    written = command(
+        SETTINGS, AlarmState(on=True, slow=True, speed=0.15), mode, heartbeat=4, score=1.7, valid_for_ms=500
+    )
     assert (written.mode, written.alarm, written.score, written.speed_request) == (mode, alarm, score, speed)
     assert (written.heartbeat, written.valid_for_ms) == (4, 500)
 

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,10 +12,10 @@ from experiments.control import Flags
 from experiments.jams import Run
 from runtime import arms
 from runtime.demo import BUNDLE
-from runtime.line.line import REWARD, Line
+from runtime.line.line import REWARD
 from wm import actor, bundle
 from wm.actor import Behavior
-from wm.config import ActionSpace, BehaviorConfig, PlanConfig
+from wm.config import ActionSpace, BehaviorConfig
 from wm.errors import InputError
 
 
@@ -71,35 +70,6 @@ def model():
     config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
     fresh = actor.fresh(one.config, config, space, jax.random.key(0))
     return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
-
-
-@pytest.fixture(scope="module")
-def frames():
-    with Line(5, tail_rate=0.0) as line:
-        while line.time < 10.0:
-            line.scan()
-        return [line.step() for _ in range(45)]
-
-
-def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rule(model, frames):
-    watch = control.choosing(model, lambda latent, before: jnp.array([0.7]))
-    calm = [watch(frame, None)[0] for frame in frames]
-    assert {tick.command.speed_request for tick in calm} == {float(np.float32(0.7))}
-    dark = [watch(frame._replace(image=np.zeros_like(frame.image)), None)[0] for frame in frames[:5]]
-    assert dark[-1].alarm.slow and dark[-1].command.speed_request == arms.alarm_settings(model).slow_to
-
-
-def test_planner_and_actor_stay_within_bounds_and_the_planner_on_its_ramp(model, frames):
-    watch = control.choosing(model, control.planner(*control.deciding(model, PlanConfig(horizon=4)), seed=0))
-
-    def after(speed):
-        in_force = frames[0]._replace(action=np.array([speed], np.float32))
-        return watch(in_force, None)[0].command.speed_request
-
-    assert after(1.0) == pytest.approx(0.8) and after(0.0) == pytest.approx(0.2)
-    assert all(max(0.2, speed - control.RAMP) - 1e-6 <= after(speed) <= 0.8 + 1e-6 for speed in (0.5, 0.7))
-    watch = control.choosing(model, control.actor(model))
-    assert watch(frames[0], None)[0].command.speed_request == pytest.approx(0.5)
 
 
 def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):

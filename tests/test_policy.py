@@ -1,0 +1,97 @@
+"""Who chooses the speed: what an actor and a planner ask for, how late they may be, and what has the last word."""
+
+from dataclasses import replace
+from threading import Event
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from runtime import arms, policy
+from runtime.arms import flinch
+from runtime.demo import BUNDLE
+from runtime.line.line import REWARD, Line
+from runtime.policy import Actor, InTime, Planner, search
+from runtime.registers import Mode
+from wm import actor, bundle, rssm
+from wm.actor import Behavior
+from wm.config import ActionSpace, BehaviorConfig, PlanConfig
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The shipped bundle with an actor that has learnt nothing."""
+    one = bundle.load(BUNDLE)
+    config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
+    fresh = actor.fresh(one.config, config, space, jax.random.key(0))
+    return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    with Line(5, tail_rate=0.0) as line:
+        while line.time < 10.0:
+            line.scan()
+        return [line.step() for _ in range(45)]
+
+
+@pytest.fixture(scope="module")
+def latent(model):
+    return rssm.start(model.config, ())
+
+
+def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rule(model, frames):
+    watch = flinch(model, Mode.ACT, policy=lambda latent, action: 0.7)
+    calm = [watch(frame, None)[0] for frame in frames]
+    assert {tick.command.speed_request for tick in calm} == {0.7}
+    strange = frames[-1].image.copy()
+    strange[24:40, 24:40] = 255
+    surprised = [watch(frames[-1]._replace(image=strange, time=frames[-1].time + t / 10), None)[0] for t in (1, 2, 3)]
+    assert surprised[-1].alarm.slow
+    assert surprised[-1].command.speed_request == arms.alarm_settings(model).slow_to
+
+
+@pytest.mark.parametrize("mode", [Mode.OFF, Mode.SHADOW, Mode.ADVISE])
+def test_in_no_other_mode_anything_is_asked_for(model, frames, mode):
+    watch = flinch(model, mode, policy=lambda latent, action: 0.7)
+    assert {watch(frame, None)[0].command.speed_request for frame in frames[:5]} == {1.0}
+
+
+def test_who_does_not_decide_leaves_it_to_the_plain_rule(model, frames):
+    watch = flinch(model, Mode.ACT, policy=lambda latent, action: None)
+    assert {watch(frame, None)[0].command.speed_request for frame in frames[:5]} == {1.0}
+
+
+def test_a_planner_stays_within_its_bounds_and_on_its_ramp(model, latent):
+    planner = Planner(*search(model, PlanConfig(horizon=4)))
+
+    def after(speed):
+        return planner(latent, jnp.array([speed]))
+
+    assert after(1.0) == pytest.approx(0.8) and after(0.0) == pytest.approx(0.2)
+    assert all(max(0.2, speed - policy.RAMP) - 1e-6 <= after(speed) <= 0.8 + 1e-6 for speed in (0.5, 0.7))
+
+
+def test_an_actor_that_knows_nothing_chooses_the_middle(model, latent):
+    assert Actor(model)(latent, jnp.array([1.0])) == pytest.approx(0.5)
+
+
+def test_who_is_late_is_not_waited_for_and_asked_again_only_when_done(latent):
+    go, asked = Event(), []
+
+    def slow(latent, action):
+        asked.append(float(action[0]))
+        go.wait()
+        return 0.3
+
+    in_time = InTime(slow, deadline_s=0.02)
+    assert in_time(latent, np.array([1.0])) is None
+    assert in_time(latent, np.array([2.0])) is None and asked == [1.0]
+    go.set()
+    in_time._asked.result()
+    assert in_time(latent, np.array([3.0])) == 0.3 and asked == [1.0, 3.0]
+
+
+def test_a_choice_that_is_not_a_number_is_none(latent):
+    assert InTime(lambda latent, action: float("nan"), deadline_s=1.0)(latent, np.array([1.0])) is None
