@@ -57,8 +57,8 @@ def test_a_video_file_must_not_act_on_a_real_plc(tmp_path: Path) -> None:
         (("[plc]", '[[cameras]]\nsource = "belt.mp4"\n[plc]'), "two cameras are called 'camera'"),
         (("[plc]", '[[cameras]]\nname = "b"\nsource = "line"\n[plc]'), "the embedded line has one camera"),
         (("[plc]", '[[cameras]]\nname = "b"\nsource = "b.mp4"\nreplay = true\n[plc]'), "one camera is replayed"),
-        (("slow_to = 0.1", 'policy = "dream"'), "key 'act.policy'"),
-        (("[act]", '[[cameras]]\nname = "b"\nsource = "b.mp4"\n[act]\npolicy = "plan"'), "plan sees one camera"),
+        (('policy = "rule"', 'policy = "dream"'), "key 'act.policy'"),
+        (('policy = "rule"', 'policy = "plan"\n[[cameras]]\nname = "b"\nsource = "b.mp4"'), "plan sees one camera"),
         (("[plc]", '[[cameras]]\nname = "../b"\nsource = "b.mp4"\n[plc]'), "key 'cameras.1.name'"),
     ],
 )
