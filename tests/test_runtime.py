@@ -238,6 +238,13 @@ def test_a_model_that_knows_no_action_must_not_act(shop: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
+def test_a_policy_needs_a_bundle_that_has_learnt_to_act(shop: Path, tmp_path: Path) -> None:
+    settings = settings_file(tmp_path, bundle=shop / "anxious", act__policy="plan", camera__source=shop / "belt.mp4")
+    with pytest.raises(InputError, match="holds no actor, which policy plan needs"):
+        main(Flags(settings=settings))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_video_leaves_nothing(shop: Path, tmp_path: Path) -> None:
     settings = settings_file(tmp_path, bundle=shop / "anxious", camera__source=shop / "missing.mp4")
     with pytest.raises(InputError, match=r"missing\.mp4"):
