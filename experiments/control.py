@@ -1,4 +1,5 @@
-"""The line run by whoever: fixed speeds, the plain rule, a planner, an actor that learnt in the dream, and an oracle.
+"""The line run by whoever: fixed speeds, the operator whose footage was recorded, the plain rule, a planner, actors that
+learnt in the dream, and an oracle.
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
 same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
@@ -9,9 +10,10 @@ goes without; a jam stops the line for as long as it takes to clear one, drawn f
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +30,7 @@ from runtime.alarm import AlarmState
 from runtime.arms import Arm, Trouble, Watcher, begin, film, flinch, oracle
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC, LineFrame
+from runtime.line.operator import schedule
 from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
 from runtime.policy import Actor, Planner, Search, search
@@ -57,6 +60,8 @@ class Flags:
 
     actor: Path
     """Bundle of the line that holds an actor; its model plans, too."""
+    unguarded: Path
+    """The same, with an actor that learnt without the guard."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     rule: Path = Path("runtime/line/bundle")
@@ -81,13 +86,13 @@ def run(flags: Flags) -> None:
     """Lets everybody run the same moments and tells what a shift comes to; writes metrics.json."""
     if min(flags.jams, flags.late, flags.quiet, flags.horizon, flags.jobs) < 1:
         raise InputError("--jams, --late, --quiet, --horizon and --jobs must be at least 1.")
-    for path in (flags.actor, flags.rule):
+    for path in (flags.actor, flags.unguarded, flags.rule):
         one = bundle.load(path)
         if one.calibration is None or one.spec != SPEC:
             raise InputError(f"{path} is not a calibrated bundle of the simulated line; give another one.")
-        if path == flags.actor and one.behavior is None:
+        if path != flags.rule and one.behavior is None:
             raise InputError(f"{path} holds no actor; give the bundle that experiments.learn wrote.")
-    digests = {f"{name}_sha256": bundle.digest(getattr(flags, name)) for name in ("actor", "rule")}
+    digests = {f"{name}_sha256": bundle.digest(getattr(flags, name)) for name in ("actor", "unguarded", "rule")}
     folder = runfolder.start(flags.out, flags, **digests)
     wanted: list[Wanted] = [("entry", kind, flags.jams) for kind in TAILS]
     wanted += [("view", kind, flags.late) for kind in KINDS]
@@ -104,17 +109,21 @@ def run(flags: Flags) -> None:
     Console(stderr=True).print(_table(metrics), f"wrote {folder}", sep="\n")
 
 
-def steady(speed: float) -> Watcher:
-    """Who asks for the same speed all the time."""
-    turn = 0
+def asking(speeds: Iterable[float]) -> Watcher:
+    """Who asks for one speed after another, whatever there is to see."""
+    turns = enumerate(speeds, 1)
 
     def watch(frame: LineFrame, _: Snapshot) -> tuple[Tick, None]:
-        nonlocal turn
-        turn += 1
+        turn, speed = next(turns)
         command = Command(turn, Mode.ACT, alarm=False, score=0.0, speed_request=speed, valid_for_ms=VALID_FOR_MS)
         return Tick(frame.time, 0.0, AlarmState(), command), None
 
     return watch
+
+
+def recorded(seed: int) -> Iterator[float]:
+    """The speeds of the operator whose footage the model and the actors know, drawn anew."""
+    return iter(schedule(seed, arms.frames(arms.WARM_UP_S + arms.ARM_S), SPEC.rate_hz).tolist())
 
 
 @cache
@@ -138,16 +147,22 @@ def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
             bar.advance(task)
 
 
+def idle() -> None:
+    """Nobody looks on."""
+
+
 def _arms(flags: Flags, folder: Path, each: Run) -> None:
     """What everybody makes of a run, to NAME.json."""
-    rule, model, idle = _model(flags.rule), _model(flags.actor), lambda: None
+    rule, model, unguarded = (_model(path) for path in (flags.rule, flags.actor, flags.unguarded))
     start = begin(each.seed, each.trouble, idle)
     watchers = {
-        "fixed speed": steady(FULL),
-        "fixed lower speed": steady(LOWER),
+        "fixed speed": asking(repeat(FULL)),
+        "fixed lower speed": asking(repeat(LOWER)),
+        "as recorded": asking(recorded(each.seed)),
         RULE: flinch(rule, Mode.ACT),
         "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor, flags.horizon), each.seed)),
         "actor": flinch(model, Mode.ACT, policy=Actor(model)),
+        "actor without guard": flinch(unguarded, Mode.ACT, policy=Actor(unguarded)),
         "oracle": oracle(rule),
     }
     clearing = np.random.default_rng((CLEARING, each.seed)).uniform(*CLEARING_MIN)

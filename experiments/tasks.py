@@ -111,7 +111,6 @@ def run(flags: Flags) -> None:
         raise InputError("--steps is less than an episode.")
     folder = runfolder.start(flags.out, flags)
     paths = [folder / str(seed) / "progress.jsonl" for seed in range(flags.seeds)]
-    curves: list[list[dict[str, Any]]] = []
     due = flags.seeds * episodes(flags)
     with processes(flags.jobs) as workers, progress() as bar:
         running = {workers.submit(learn, flags, folder / str(seed), seed) for seed in range(flags.seeds)}
@@ -120,8 +119,8 @@ def run(flags: Flags) -> None:
             done, running = wait(running, timeout=LOOK_S)
             for each in done:
                 each.result()
-            curves = [runfolder.History(path).rows() for path in paths]
-            bar.update(told, completed=sum(map(len, curves)))
+            bar.update(told, completed=sum(path.read_text().count("\n") for path in paths if path.exists()))
+    curves = [runfolder.History(path).rows() for path in paths]
     metrics = {**summary(flags.task, curves), "curves": curves, "provenance": runfolder.provenance(flags)}
     plots.curves(curves, PUBLISHED.get(flags.task), folder / "learning.png")
     runfolder.finish(folder, metrics)
@@ -155,8 +154,8 @@ def learn(flags: Flags, folder: Path, seed: int) -> None:
             lived = [read(folder / "episodes" / f"{number}.npz") for number in range(newest)]
         for number in range(len(lived), due):
             one = live(Task(flags.task, episode_seed(seed, number)), update, learner, jax.random.fold_in(acts, number))
-            with appearing(folder / "episodes" / f"{number}.npz") as file:
-                np.savez(file.open("wb"), **one._asdict())
+            with appearing(folder / "episodes" / f"{number}.npz") as file, file.open("wb") as stream:
+                np.savez(stream, **one._asdict())
             lived.append(one)
             told = []
             for turn in range(number * actions // flags.every, (number + 1) * actions // flags.every):

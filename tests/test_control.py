@@ -77,20 +77,31 @@ def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):
     monkeypatch.setattr(control, "SETTLED_S", 1.0)
     monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
     bundle.save(model, tmp_path / "actor")
-    flags = Flags(actor=tmp_path / "actor", out=tmp_path, horizon=2)
+    flags = Flags(tmp_path / "actor", tmp_path / "actor", tmp_path, horizon=2)
     control._arms(flags, tmp_path, Run("entry", control.NEVER, 7))
     (path,) = tmp_path.glob("*.json")
     told = json.loads(path.read_bytes())
     assert told["kind"] is None and 8 * 60 <= told["clearing_s"] <= 20 * 60
-    assert list(told["arms"]) == ["fixed speed", "fixed lower speed", "rule", "plan", "actor", "oracle"]
+    assert list(told["arms"]) == [
+        "fixed speed",
+        "fixed lower speed",
+        "as recorded",
+        "rule",
+        "plan",
+        "actor",
+        "actor without guard",
+        "oracle",
+    ]
     assert (
         told["arms"]["fixed speed"]["speed"] == told["arms"]["oracle"]["speed"] == told["arms"]["rule"]["speed"] == 1.0
     )
-    assert all(told["arms"][name]["speed"] < 0.95 for name in ("fixed lower speed", "plan", "actor"))
+    assert all(
+        told["arms"][name]["speed"] < 0.95 for name in ("fixed lower speed", "plan", "actor", "actor without guard")
+    )
     assert all(arm["blocked_s"] is None for arm in told["arms"].values())
 
 
 def test_a_bundle_without_an_actor_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no actor; give the bundle that experiments\.learn wrote"):
-        control.run(Flags(actor=BUNDLE, out=tmp_path / "out"))
+        control.run(Flags(BUNDLE, BUNDLE, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from wm import model, planning, rssm
 from wm.config import FootageSpec, ModelConfig, PlanConfig
+from wm.errors import InputError
 from wm.nets import expected, symexp
 from wm.planning import Constraints, Plan
 from wm.types import LatentState, Normaliser
@@ -272,3 +273,9 @@ def test_what_the_states_at_the_end_are_worth_counts_a_horizon_later(variables):
         by_hand.append(0.9**6 * value(now, sequence[-1]))
     np.testing.assert_allclose(judged[1] - judged[0], by_hand, rtol=1e-3, atol=1e-4)
     assert np.ptp(np.asarray(by_hand)) > 1e-2
+
+
+@pytest.mark.parametrize(("candidates", "iterations", "elites"), [(6, 2, 2), (64, 2, 33), (64, 2, 0)])
+def test_a_search_with_too_few_candidates_in_an_iteration_is_refused(candidates, iterations, elites):
+    with pytest.raises(InputError, match="candidates in 2 iterations"):
+        PlanConfig(candidates=candidates, iterations=iterations, elites=elites)

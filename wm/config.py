@@ -323,6 +323,9 @@ class PlanConfig:
       initial_std: spread of the first search, and of the frame that the horizon newly reaches. minimum_std: the spread
         that always stays, so that no search ends.
       discount: of the reward of the next frame (DreamerV3, section "Actor critic learning").
+
+    Raises:
+      InputError: an iteration has too few candidates.
     """
 
     method: Literal["cem", "mppi"] = "cem"
@@ -335,6 +338,13 @@ class PlanConfig:
     initial_std: float = 0.5
     minimum_std: float = 0.05
     discount: float = 0.997
+
+    def __post_init__(self) -> None:
+        if not 0 < self.elites <= self.drawn or self.drawn < 4:
+            raise InputError(
+                f"{self.candidates} candidates in {self.iterations} iterations are {self.drawn} in each; that must be "
+                f"at least 4, and at least the {self.elites} elites."
+            )
 
     @property
     def drawn(self) -> int:
