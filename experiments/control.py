@@ -1,5 +1,5 @@
-"""The line run by whoever: fixed speeds, the operator whose footage was recorded, the plain rule, a planner, actors that
-learnt in the dream, and an oracle.
+"""The line run by whoever: fixed speeds, the operator whose footage was recorded, the plain rule, a planner, actors
+that learnt in the dream, and an oracle.
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
 same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
