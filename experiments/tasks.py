@@ -66,8 +66,8 @@ class Flags:
     """Size of the world model."""
     train: TrainConfig = field(default_factory=lambda: FITTING)
     """How the world model is fitted; its steps follow from --steps and --every."""
-    behavior: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(guard=0.0))
-    """How actor and critic learn; all states of a batch after its context are dreamt on from."""
+    behavior: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(starts=128, guard=0.0))
+    """How actor and critic learn; what they dream on from are states of the batch after its context."""
     jobs: int = 2
     """Seeds that learn at the same time."""
     report: Path | None = None
@@ -199,7 +199,7 @@ class Update:
         fit_key, filter_key, dream_key = jax.random.split(key, 3)
         fitted, terms = train.train_step(self.config, self.fitting, learner.model, self.normaliser, batch, fit_key)
         variables = {"params": fitted.params, "normaliser": self.normaliser}
-        starts, before = _starts(self.config, self.fitting.context, variables, batch, filter_key)
+        starts, before = _starts(self.config, self.fitting.context, self.acting.starts, variables, batch, filter_key)
         acted, means = behavior.step(
             self.config,
             self.acting,
@@ -215,15 +215,18 @@ class Update:
         return Learner(fitted, acted), terms | means
 
 
-@partial(jax.jit, static_argnames=("config", "context"))
+@partial(jax.jit, static_argnames=("config", "context", "count"))
 def _starts(
-    config: ModelConfig, context: int, variables: model.Variables, batch: Batch, key: Array
+    config: ModelConfig, context: int, count: int, variables: model.Variables, batch: Batch, key: Array
 ) -> tuple[LatentState, Array]:
-    """All states `[B (T - context), ...]` of a batch after its context, and the actions that led to them."""
+    """So many of the states of a batch `[B, T]` after its context, `[count, ...]`, and the actions that led to them."""
+    filter_key, choice_key = jax.random.split(key)
     embedding = model.encode(config, variables, batch.observation)
     start = rssm.start(config, batch.action.shape[:1])
-    states, _ = model.observe(config, variables, start, embedding, batch.action, key)
-    return jax.tree.map(lambda x: x[:, context:].reshape(-1, *x.shape[2:]), (states, batch.action))
+    states, _ = model.observe(config, variables, start, embedding, batch.action, filter_key)
+    found = jax.tree.map(lambda x: x[:, context:].reshape(-1, *x.shape[2:]), (states, batch.action))
+    chosen = jax.random.permutation(choice_key, len(found[1]))[:count]
+    return jax.tree.map(lambda x: x[chosen], found)
 
 
 @partial(jax.jit, static_argnames=("update",))
