@@ -1,12 +1,14 @@
 """Runs of the simulated line that jam while nobody watches: one carton is in trouble, and the physics decides."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Thread
 from typing import Final, Literal, NamedTuple
 
 import jax
@@ -133,4 +135,17 @@ def lead(one: Film, raised: Sequence[int]) -> float | None:
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)
+    """So many workers; they die at once when they are interrupted, or when their parent is gone."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _mortal)
+
+
+def _mortal() -> None:
+    signal.signal(*DIE_AT_ONCE)
+    Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
