@@ -22,8 +22,9 @@ from rich.console import Console
 from experiments import baselines, plots, runfolder
 from experiments.cli import huge_pages, main, progress
 from experiments.forecast import SECONDS, Windows, cut, errors, foretell, mean_image
-from experiments.jams import Film, Run, film, find, lead, processes, watch
+from experiments.jams import Film, Run, film, find, lead, watch
 from experiments.line import EARLY_S
+from experiments.workers import processes
 from runtime import arms
 from runtime.line.cartons import TAILS
 from runtime.line.line import SPEC

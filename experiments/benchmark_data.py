@@ -1,12 +1,9 @@
 """Reads random training windows from footage of plant size: the rate beside that of the training step, and memory."""
 
-import multiprocessing
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,8 @@ import psutil
 from rich.console import Console
 
 from experiments import runfolder
-from experiments.cli import DIE_AT_ONCE, main, progress
+from experiments.cli import main, progress
+from experiments.workers import processes
 from wm import train
 from wm.config import FootageSpec, ModelConfig, TrainConfig
 from wm.data.footage import Footage, FootageWriter
@@ -56,10 +54,9 @@ def run(flags: Flags) -> None:
     needed = max(flags.gigabytes) * 1e9
     if shutil.disk_usage(folder).free < 1.2 * needed:
         raise InputError(f"{folder} has no room for {needed / 1e9:.1f} GB of footage; choose smaller --gigabytes.")
-    context = multiprocessing.get_context("spawn")
     sizes = {}
     for size in flags.gigabytes:
-        with ProcessPoolExecutor(1, context, signal.signal, DIE_AT_ONCE) as alone:
+        with processes(1) as alone:
             sizes[str(size)] = alone.submit(_measure, folder / f"footage_{size:g}", size, flags.batches).result()
     metrics = {"sizes": sizes, "provenance": runfolder.provenance(flags)}
     runfolder.finish(folder, metrics, flags.report and flags.report / "data.json")

@@ -1,7 +1,6 @@
 """From a command line to a call: what every experiment does first."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from wm import compilation
 from wm.errors import InputError, interrupted, refuse
 
-DIE_AT_ONCE = (signal.SIGINT, signal.SIG_DFL)
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

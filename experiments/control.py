@@ -24,7 +24,8 @@ from rich.table import Table
 
 from experiments import jams, runfolder
 from experiments.cli import main, progress
-from experiments.jams import KINDS, Run, Wanted, processes
+from experiments.jams import KINDS, Run, Wanted
+from experiments.workers import processes
 from runtime import arms
 from runtime.alarm import AlarmState
 from runtime.arms import Arm, Trouble, Watcher, begin, film, flinch, oracle

@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 
 from experiments.cli import check_holdout, main, progress
-from experiments.jams import WHERE, processes
+from experiments.jams import WHERE
 from experiments.runfolder import provenance
+from experiments.workers import processes
 from runtime.arms import NUMBERS, RUN_IN_S
 from runtime.line.cartons import TAILS, Tail
 from runtime.line.line import SPEC, Line

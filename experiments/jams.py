@@ -1,14 +1,9 @@
 """Runs of the simulated line that jam while nobody watches: one carton is in trouble, and the physics decides."""
 
-import multiprocessing
-import os
-import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Thread
 from typing import Final, Literal, NamedTuple
 
 import jax
@@ -16,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import runfolder
-from experiments.cli import DIE_AT_ONCE, progress
+from experiments.cli import progress
+from experiments.workers import processes
 from runtime import arms
 from runtime.arms import NUMBERS, Trouble
 from runtime.line.camera import THIS_LINE, Look
@@ -132,20 +128,3 @@ def watch(model: Bundle, one: Film) -> Told:
 def lead(one: Film, raised: Sequence[int]) -> float | None:
     """From the alarm, one of those raised at these frames, to the jam; None where none of them meant it."""
     return arms.lead([float(one.seen.times[frame]) for frame in raised], one.onset, one.block)
-
-
-def processes(jobs: int) -> ProcessPoolExecutor:
-    """So many workers; they die at once when they are interrupted, or when their parent is gone."""
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _mortal)
-
-
-def _mortal() -> None:
-    signal.signal(*DIE_AT_ONCE)
-    Thread(target=_follow, daemon=True).start()
-
-
-def _follow() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -21,7 +21,8 @@ from scipy.stats import chi2
 from experiments import detectors, jams, runfolder
 from experiments.cli import main, progress
 from experiments.detectors import Detector
-from experiments.jams import KINDS, Run, Wanted, processes, unwatched
+from experiments.jams import KINDS, Run, Wanted, unwatched
+from experiments.workers import processes
 from runtime import arms
 from runtime.arms import assess, begin, film, flinch, lead, oracle
 from runtime.line.cartons import TAILS

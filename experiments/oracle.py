@@ -5,10 +5,7 @@ and differ in the cartons that nobody has seen. Their spread is what no model of
 lower bound: the oracle also knows the light, the noise of the camera, the clocks and the poses of what is out of view.
 """
 
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,8 +15,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from experiments import runfolder
-from experiments.cli import DIE_AT_ONCE, main, progress
+from experiments.cli import main, progress
 from experiments.forecast import SECONDS, Array, mean_image, moves
+from experiments.workers import processes
 from runtime.line.line import SPEC, Line, Snapshot
 from runtime.line.operator import schedule
 from wm.data.footage import Footage
@@ -59,8 +57,7 @@ def run(flags: Flags) -> None:
     mean = mean_image(footage)
     found = []
     seeds = range(flags.seed, flags.seed + flags.lines)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(flags.jobs, context, signal.signal, DIE_AT_ONCE) as pool, progress() as bar:
+    with processes(flags.jobs) as pool, progress() as bar:
         task = bar.add_task("oracle", total=len(seeds), unit="lines")
         for moments in bar.track(pool.map(partial(branch, futures=flags.futures), seeds), task_id=task):
             found.append(np.sum([errors(pictures, mean) for pictures in moments], axis=0))

@@ -4,10 +4,7 @@ Every trial draws the episodes that it calibrates on anew, and counts alarms in 
 """
 
 import json
-import multiprocessing
-import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +15,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from experiments import plots, runfolder
-from experiments.cli import DIE_AT_ONCE, main, progress
+from experiments.cli import main, progress
+from experiments.workers import processes
 from wm import alarm, bundle, calibrate
 from wm.data.footage import Footage
 from wm.errors import InputError
@@ -96,7 +94,7 @@ def _watched(folder: Path, flags: Flags, sets: Sequence[Footage]) -> list[Path]:
         for number in range(len(footage.lengths("train")))
     ]
     missing = [episode for episode in episodes if not episode[2].exists()]
-    with _pool(flags.jobs) as pool, progress() as bar:
+    with processes(flags.jobs) as pool, progress() as bar:
         task = bar.add_task("watch", total=len(episodes), completed=len(episodes) - len(missing), unit="episodes")
         for _ in pool.map(partial(_watch, flags.bundle), missing):
             bar.advance(task)
@@ -114,7 +112,7 @@ def _tried(folder: Path, flags: Flags, episodes: list[Path]) -> list[dict[str, A
     """All trials, each written when it is done."""
     (folder / "trials").mkdir(exist_ok=True)
     missing = [trial for trial in range(flags.trials) if not _row(folder, trial).exists()]
-    with _pool(flags.jobs) as pool, progress() as bar:
+    with processes(flags.jobs) as pool, progress() as bar:
         task = bar.add_task("trials", total=flags.trials, completed=flags.trials - len(missing), unit="trials")
         for _ in pool.map(partial(_try, folder, flags, episodes), missing):
             bar.advance(task)
@@ -187,10 +185,6 @@ def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
         },
         "hours_counted": float(np.mean([row["hours"] for row in rows])),
     }
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), signal.signal, DIE_AT_ONCE)
 
 
 if __name__ == "__main__":

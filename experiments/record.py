@@ -1,9 +1,7 @@
 """Films the embedded line: simulated camera, tags and feeder speed in, footage out."""
 
 import multiprocessing
-import signal
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.cli import DIE_AT_ONCE, check_holdout, main, progress
+from experiments.cli import check_holdout, main, progress
 from experiments.runfolder import provenance
+from experiments.workers import processes
 from runtime.line.camera import THIS_LINE, another_look
 from runtime.line.cartons import TAIL_RATE
 from runtime.line.line import SPEC, Line
@@ -105,12 +104,11 @@ def record(flags: Flags) -> None:
         raise InputError(f"--wear-per-hour is 0 or more, not {flags.wear_per_hour:g}")
     if not 0 <= flags.tail_rate <= 1:
         raise InputError(f"--tail-rate is a chance from 0 to 1, not {flags.tail_rate}")
-    context = multiprocessing.get_context("spawn")
     with (
         FootageWriter(flags.out, SPEC, provenance(flags)) as writer,
         tempfile.TemporaryDirectory(dir=flags.out.parent, prefix=f".{flags.out.name}.takes.") as folder,
-        context.Manager() as manager,
-        ProcessPoolExecutor(flags.jobs, context, signal.signal, DIE_AT_ONCE) as pool,
+        multiprocessing.get_context("spawn").Manager() as manager,
+        processes(flags.jobs) as pool,
         progress() as bar,
     ):
         seeds = range(flags.seed, flags.seed + flags.episodes)

@@ -23,8 +23,8 @@ from rich.console import Console
 
 from experiments import plots, runfolder
 from experiments.cli import main, progress
-from experiments.jams import processes
 from experiments.suite import REPEAT, REWARD, STEPS, Task
+from experiments.workers import processes
 from wm import behavior, compilation, guard, model, rssm, train
 from wm.actor import Params, act
 from wm.behavior import BehaviorState

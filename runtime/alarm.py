@@ -12,7 +12,7 @@ from wm import alarm
 from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
-DEADBAND = 0.1
+SPEED_DEADBAND = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def follow(settings: AlarmSettings, state: AlarmState, now: Alarm, chosen: float
 
 def _steadied(before: float, chosen: float) -> float:
     """What is chosen, where it is full speed or differs enough from what was asked for."""
-    if chosen > 1.0 - DEADBAND:
+    if chosen > 1.0 - SPEED_DEADBAND:
         return 1.0
-    return chosen if abs(chosen - before) >= DEADBAND else before
+    return chosen if abs(chosen - before) >= SPEED_DEADBAND else before
 
 
 def forget(state: AlarmState) -> AlarmState:

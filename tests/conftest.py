@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,9 +13,12 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
-from wm import compilation, model, surprise
+from runtime.demo import BUNDLE
+from runtime.line.line import REWARD
+from wm import actor, bundle, compilation, model, surprise
+from wm.actor import Behavior
 from wm.bundle import Bundle
-from wm.config import FootageSpec, ModelConfig, MonitorConfig
+from wm.config import ActionSpace, BehaviorConfig, FootageSpec, ModelConfig, MonitorConfig
 from wm.data.footage import Footage, FootageWriter
 from wm.types import Normaliser
 
@@ -83,3 +87,12 @@ def untrained(spec: FootageSpec, threshold: float) -> Bundle:
         threshold=jnp.asarray(threshold, jnp.float32)
     )
     return Bundle(spec, config, variables, calibration, monitor)
+
+
+@pytest.fixture(scope="session")
+def acting() -> Bundle:
+    """The shipped bundle with an actor that has learnt nothing."""
+    one = bundle.load(BUNDLE)
+    config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
+    fresh = actor.fresh(one.config, config, space, jax.random.key(0))
+    return replace(one, behavior=Behavior(config, space, REWARD, *fresh))

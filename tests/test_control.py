@@ -1,9 +1,7 @@
 """The line run by whoever: a shift put together by hand, and one run with everybody in it."""
 
 import json
-from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,10 +10,7 @@ from experiments.control import Flags
 from experiments.jams import Run
 from runtime import arms
 from runtime.demo import BUNDLE
-from runtime.line.line import REWARD
-from wm import actor, bundle
-from wm.actor import Behavior
-from wm.config import ActionSpace, BehaviorConfig
+from wm import bundle
 from wm.errors import InputError
 
 
@@ -63,20 +58,11 @@ def test_everybody_is_compared_with_the_plain_rule_over_the_same_runs():
     assert found["fixed"]["low"] == pytest.approx(less) and found["fixed"]["high"] == pytest.approx(less)
 
 
-@pytest.fixture(scope="module")
-def model():
-    """The shipped bundle with an actor that has learnt nothing."""
-    one = bundle.load(BUNDLE)
-    config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
-    fresh = actor.fresh(one.config, config, space, jax.random.key(0))
-    return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
-
-
-def test_everybody_goes_on_from_the_same_moment(model, tmp_path, monkeypatch):
+def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "ARM_S", 2.0)
     monkeypatch.setattr(control, "SETTLED_S", 1.0)
     monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
-    bundle.save(model, tmp_path / "actor")
+    bundle.save(acting, tmp_path / "actor")
     flags = Flags(tmp_path / "actor", tmp_path / "actor", tmp_path, horizon=2)
     control._arms(flags, tmp_path, Run("entry", control.NEVER, 7))
     (path,) = tmp_path.glob("*.json")

@@ -1,31 +1,18 @@
 """Who chooses the speed: what an actor and a planner ask for, how late they may be, and what has the last word."""
 
-from dataclasses import replace
 from threading import Event
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from runtime import arms, policy
 from runtime.arms import flinch
-from runtime.demo import BUNDLE
-from runtime.line.line import REWARD, Line
+from runtime.line.line import Line
 from runtime.policy import Actor, InTime, Planner, search
 from runtime.registers import Mode
-from wm import actor, bundle, rssm
-from wm.actor import Behavior
-from wm.config import ActionSpace, BehaviorConfig, PlanConfig
-
-
-@pytest.fixture(scope="module")
-def model():
-    """The shipped bundle with an actor that has learnt nothing."""
-    one = bundle.load(BUNDLE)
-    config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
-    fresh = actor.fresh(one.config, config, space, jax.random.key(0))
-    return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
+from wm import rssm
+from wm.config import PlanConfig
 
 
 @pytest.fixture(scope="module")
@@ -37,34 +24,34 @@ def frames():
 
 
 @pytest.fixture(scope="module")
-def latent(model):
-    return rssm.start(model.config, ())
+def latent(acting):
+    return rssm.start(acting.config, ())
 
 
-def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rule(model, frames):
-    watch = flinch(model, Mode.ACT, policy=lambda latent, action: 0.7)
+def test_what_is_chosen_is_asked_for_and_what_surprises_is_left_to_the_plain_rule(acting, frames):
+    watch = flinch(acting, Mode.ACT, policy=lambda latent, action: 0.7)
     calm = [watch(frame, None)[0] for frame in frames]
     assert {tick.command.speed_request for tick in calm} == {0.7}
     strange = frames[-1].image.copy()
     strange[24:40, 24:40] = 255
     surprised = [watch(frames[-1]._replace(image=strange, time=frames[-1].time + t / 10), None)[0] for t in (1, 2, 3)]
     assert surprised[-1].alarm.slow
-    assert surprised[-1].command.speed_request == arms.alarm_settings(model).slow_to
+    assert surprised[-1].command.speed_request == arms.alarm_settings(acting).slow_to
 
 
 @pytest.mark.parametrize("mode", [Mode.OFF, Mode.SHADOW, Mode.ADVISE])
-def test_in_no_other_mode_anything_is_asked_for(model, frames, mode):
-    watch = flinch(model, mode, policy=lambda latent, action: 0.7)
+def test_in_no_other_mode_anything_is_asked_for(acting, frames, mode):
+    watch = flinch(acting, mode, policy=lambda latent, action: 0.7)
     assert {watch(frame, None)[0].command.speed_request for frame in frames[:5]} == {1.0}
 
 
-def test_who_does_not_decide_leaves_it_to_the_plain_rule(model, frames):
-    watch = flinch(model, Mode.ACT, policy=lambda latent, action: None)
+def test_who_does_not_decide_leaves_it_to_the_plain_rule(acting, frames):
+    watch = flinch(acting, Mode.ACT, policy=lambda latent, action: None)
     assert {watch(frame, None)[0].command.speed_request for frame in frames[:5]} == {1.0}
 
 
-def test_a_planner_stays_within_its_bounds_and_on_its_ramp(model, latent):
-    planner = Planner(*search(model, PlanConfig(horizon=4)))
+def test_a_planner_stays_within_its_bounds_and_on_its_ramp(acting, latent):
+    planner = Planner(*search(acting, PlanConfig(horizon=4)))
 
     def after(speed):
         return planner(latent, jnp.array([speed]))
@@ -73,8 +60,8 @@ def test_a_planner_stays_within_its_bounds_and_on_its_ramp(model, latent):
     assert all(max(0.2, speed - policy.RAMP) - 1e-6 <= after(speed) <= 0.8 + 1e-6 for speed in (0.5, 0.7))
 
 
-def test_an_actor_that_knows_nothing_chooses_the_middle(model, latent):
-    assert Actor(model)(latent, jnp.array([1.0])) == pytest.approx(0.5)
+def test_an_actor_that_knows_nothing_chooses_the_middle(acting, latent):
+    assert Actor(acting)(latent, jnp.array([1.0])) == pytest.approx(0.5)
 
 
 def test_who_is_late_is_not_waited_for_and_asked_again_only_when_done(latent):

@@ -50,7 +50,7 @@ def test_trials_that_were_made_are_kept_and_the_report_says_how_many_kept_their_
         (made / "normal",), tmp_path / "out", made / "bundle", hours=0.03, trials=2, jobs=1, report=tmp_path / "reports"
     )
     (tmp_path / "reports").mkdir()
-    monkeypatch.setattr(promise, "_pool", lambda jobs: Serial())
+    monkeypatch.setattr(promise, "processes", lambda jobs: Serial())
     promise.run(flags)
     first = (tmp_path / "reports" / "calibration.json").read_text()
     (tmp_path / "out" / "trials" / "1.json").unlink()

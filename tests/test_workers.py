@@ -9,7 +9,7 @@ from pathlib import Path
 SLEEPS = """
 import os, time
 from pathlib import Path
-from experiments.jams import processes
+from experiments.workers import processes
 
 def sleep(path):
     Path(path).write_text(str(os.getpid()))
