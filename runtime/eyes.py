@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from runtime import sight
 from runtime.camera import Frame
-from runtime.policy import Policy
 from runtime.sight import Sight, View
 from wm.bundle import Bundle
 from wm.surprise import MonitorState, Surprise
-from wm.types import Observation
+from wm.types import LatentState, Observation
 
 NO_FRAME = "no fresh frame from the camera"
 NO_SCORE = "the model's score is not a number"
@@ -98,9 +97,9 @@ class Eyes:
             for number, glance in enumerate(self._glances)
         ]
 
-    def choose(self, policy: Policy, action: NDArray[np.float32] | None) -> float | None:
-        """What a policy makes of what the first camera sees, under the action in force."""
-        return policy(self._of(0).latent, self._taken(action))
+    def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
+        """What the first camera's monitor makes of the present, and the action that led to it."""
+        return self._of(0).latent, self._taken(action)
 
     def _due(self, number: int, frame: Frame | None, action: Array) -> bool:
         """Whether a frame is to be watched; where it is not to be trusted, that is what is told."""

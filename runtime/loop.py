@@ -17,6 +17,7 @@ from runtime.registers import Command, Mode
 from wm.alarm import Alarm
 from wm.bundle import Bundle
 from wm.surprise import Surprise
+from wm.types import LatentState
 
 VALID_FOR_MS = 500
 
@@ -96,7 +97,7 @@ class Loop:
         """
         self._eyes.warm_up(shown=shown)
         if self._policy is not None:
-            self._eyes.choose(self._policy, None)
+            self._policy(*self._eyes.present(None))
 
     def tick(
         self,
@@ -118,7 +119,7 @@ class Loop:
             if surprise is not None and fresh:
                 self._jams[number] = wm.alarm.step(self._jams[number], float(surprise.score), **self._fast)
                 self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
-        chosen = None if self._policy is None else self._eyes.choose(self._policy, action)
+        chosen = None if self._policy is None else self._policy(*self._eyes.present(action))
         on = Alarm(any(each.on for each in self._jams))
         self._alarm = alarm.follow(self._settings, self._alarm, on, 1.0 if chosen is None else chosen)
         drifts = any(each.on for each in self._drifts)
@@ -129,6 +130,10 @@ class Loop:
     def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:
         """The pictures to come, see `Eyes.ahead`."""
         return self._eyes.ahead(action)
+
+    def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
+        """What the first camera's monitor makes of the present, and the action that led to it."""
+        return self._eyes.present(action)
 
     def fault(self, reason: str, glances: tuple[Glance, ...] = ()) -> Tick:
         """A turn without a trusted score: the heartbeat stands still, the request is withdrawn."""

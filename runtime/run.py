@@ -5,6 +5,7 @@ import logging
 import re
 import signal
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -19,6 +20,7 @@ from runtime.alarms import BUNDLE, MQTT, PAGE
 from runtime.camera import Frame, open_cameras
 from runtime.clip import Moment
 from runtime.desk import Desk
+from runtime.foresight import Branch, Foresight, looking
 from runtime.journal import Entry, Journal
 from runtime.known_good import Chosen, Probation, choose
 from runtime.loop import Loop, Tick
@@ -111,6 +113,8 @@ class Watch:
             self._recorders = {
                 name: Recorder(settings.recorder, clips, model.spec.rate_hz, self._written) for name in names
             }
+        foreseeing = self._window is not None and len(model.spec.actions) == 1
+        self._foresight = Foresight(looking(model)) if foreseeing else None
         self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
         self._link = None
         if settings.plc is not None and registers is not None:
@@ -146,7 +150,17 @@ class Watch:
                 None if each is None else masked(drawable(np.asarray(each)[self._model.monitor.shown]), masks)
                 for each, masks in zip(ahead, self._masks, strict=True)
             ]
-            self._window.show(tick, status, self._desk, images, shown, dropped, latency_s)
+            self._window.show(tick, status, self._desk, images, shown, dropped, latency_s, self._branches(action))
+
+    def _branches(self, action: NDArray[np.float32] | None) -> tuple[Branch, ...]:
+        """What would come at other speeds."""
+        if self._foresight is None:
+            return ()
+        self._foresight.show(*self._loop.present(action))
+        return tuple(
+            replace(branch, pictures=np.stack([masked(picture, self._masks[0]) for picture in branch.pictures]))
+            for branch in self._foresight.branches
+        )
 
     def _record(self, tick: Tick, images: Sequence[NDArray[np.uint8] | None]) -> None:
         """Every camera's turn; of an alarm the loudest camera keeps a clip."""
@@ -189,6 +203,8 @@ class Watch:
         self._lines.close()
         if self._mqtt is not None:
             self._mqtt.close()
+        if self._foresight is not None:
+            self._foresight.close()
         if self._window is not None:
             self._window.close()
 
@@ -306,7 +322,7 @@ class TickLog:
             "drift": None if tick.drift is None else round(tick.drift, 4),
             "camera": tick.camera or None,
             "alarm": tick.alarm.on,
-            "slow": tick.alarm.slow,
+            "slow": tick.alarm.speed < 1.0,
             "heartbeat": tick.command.heartbeat,
             "speed_request": tick.command.speed_request,
             "fault": tick.fault,

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from runtime.board import Board, Picture
+from runtime.board import WHAT_IF, Board, Picture
 from runtime.desk import Desk
+from runtime.foresight import PICTURES, SPEEDS, Branch
 from runtime.loop import Tick
 from runtime.plc import Fault
 from runtime.recorder import drawable
@@ -39,7 +40,7 @@ class Window:
         self, settings: PageSettings, journal: Path, clips: Path, cameras: Sequence[str], picture: tuple[int, ...]
     ) -> None:
         self._settings, self._journal, self._clips, self._cameras = settings, journal, clips, cameras
-        self._board = Board(size=FACTS + 3 * len(cameras) * prod(picture))
+        self._board = Board(size=FACTS + (3 * len(cameras) + len(SPEEDS) * PICTURES) * prod(picture))
         self._mine, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._mine.setblocking(False)
         self._process = self._start()
@@ -88,9 +89,11 @@ class Window:
         ahead: Sequence[NDArray[np.uint8] | None],
         dropped: int,
         latency_s: float | None,
+        branches: Sequence[Branch],
     ) -> None:
         """One turn: what each camera sees and foretells, and what stands; also how many frames nobody looked at so
-        far, and how long the last command took from the camera's frame until the PLC had it.
+        far, how long the last command took from the camera's frame until the PLC had it, and what would come at other
+        speeds.
         """
         maps = [None if each.surprise is None else drawable(each.surprise.map / LOUD) for each in tick.glances]
         pictures = [
@@ -99,6 +102,10 @@ class Window:
             for camera, picture in zip(self._cameras, drawn, strict=False)
             if picture is not None
         ]
+        pictures += [
+            Picture(f"{WHAT_IF}{number}", np.concatenate(branch.pictures, axis=1))
+            for number, branch in enumerate(branches)
+        ]
         self._turns += 1
         told = {
             "turns": self._turns,
@@ -106,6 +113,7 @@ class Window:
             "latency_s": latency_s,
             "mode": desk.mode.name.lower(),
             "cameras": list(self._cameras),
+            WHAT_IF: [{"speed": each.speed, "worth": each.worth, "tags": each.tags} for each in branches],
         }
         self._board.write({**_facts(tick, status), **told, "alarms": desk.standing()}, pictures)
 
@@ -149,7 +157,7 @@ def _facts(tick: Tick, status: Status | Fault | None) -> dict[str, Any]:
         "score": None if tick.fault else round(tick.score, 3),
         "drift": None if tick.drift is None else round(tick.drift, 3),
         "alarm": tick.alarm.on,
-        "slow": tick.alarm.slow,
+        "slow": tick.alarm.speed < 1.0,
         "request": tick.command.speed_request,
         "camera": tick.fault or "fresh",
         "plc": plc,

@@ -1,6 +1,8 @@
 """The page: in a process of its own, for those who may look, and as an operator uses it in a browser."""
 
+import base64
 import http.client
+import io
 import json
 import shutil
 import signal
@@ -11,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import journal
 from runtime.alarm import AlarmState
 from runtime.alarms import PAGE
 from runtime.desk import Desk
+from runtime.foresight import PICTURES, Branch
 from runtime.journal import Journal
 from runtime.loop import Tick
 from runtime.page.health import ailing
@@ -28,6 +32,10 @@ from runtime.window import Window, _facts
 
 CHROMIUM = shutil.which("chromium")
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+BRANCHES = [
+    Branch(speed, np.full((PICTURES, 64, 64, 3), 200 * speed, np.uint8), {"blocked_s": 1.25 - speed}, worth)
+    for speed, worth in ((1.0, 3.5), (0.5, None))
+]
 
 
 class Runtime:
@@ -42,12 +50,15 @@ class Runtime:
     def turn(self, *, alarm: bool = False, camera: str | None = None, plc: str | None = None) -> None:
         self.window.keep()
         self.window.hear(self.desk)
-        state, score = AlarmState(on=alarm, slow=alarm), float("nan") if camera else 1.5 if alarm else 0.25
+        state, score = (
+            AlarmState(on=alarm, slow=alarm, speed=0.1 if alarm else 1.0),
+            float("nan") if camera else 1.5 if alarm else 0.25,
+        )
         command = Command(1, self.desk.mode, False, 0.0, 1.0, 500)
         tick = Tick(self.time, score, state, command, camera)
         status = None if plc is None else Fault(plc)
         self.desk.take(tick, status, {PAGE: self.window.fault})
-        self.window.show(tick, status, self.desk, [PICTURE, None], [PICTURE, None], 3, 0.004)
+        self.window.show(tick, status, self.desk, [PICTURE, None], [PICTURE, None], 3, 0.004, BRANCHES)
         self.time += 0.1
 
     def turns(self, seconds: float, **facts: Any) -> None:
@@ -104,6 +115,15 @@ def test_the_page_is_for_this_machine_alone_and_nothing_is_changed_from_another_
     assert running.request("POST", "/ask", asked, {})[0] == 403
     running.turns(0.3)
     assert running.desk.mode is Mode.SHADOW
+
+
+def test_what_would_come_at_other_speeds_is_told_with_its_pictures(running: Runtime) -> None:
+    running.turn()
+    first, second = json.loads(running.get("/whatif")[1])
+    assert (first["speed"], first["worth"], first["tags"]) == (1.0, 3.5, {"blocked_s": 0.25})
+    assert (second["speed"], second["worth"], second["tags"]) == (0.5, None, {"blocked_s": 0.75})
+    drawn = Image.open(io.BytesIO(base64.b64decode(second["picture"].removeprefix("data:image/png;base64,"))))
+    assert drawn.size == (PICTURES * 64, 64) and drawn.getpixel((100, 10)) == (100, 100, 100)
 
 
 def test_machines_are_told_whether_it_is_well_and_its_figures(running: Runtime) -> None:

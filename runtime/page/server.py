@@ -2,6 +2,7 @@
 
 /                 the page
 /events           the loop's latest turn, as it comes (server-sent events)
+/whatif           what would come at other speeds
 /journal          the newest rows of the journal
 /report           what the journal says of every run, for a shift of eight hours
 /clips/NAME       a clip of the recorder
@@ -34,7 +35,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from runtime import journal, report
-from runtime.board import Board, Picture
+from runtime.board import WHAT_IF, Board, Picture
 from runtime.journal import COLUMNS
 from runtime.page.health import ailing, metrics
 
@@ -137,6 +138,14 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
     async def events(request: Request) -> Response:
         return StreamingResponse(turns(board, request), media_type="text/event-stream")
 
+    async def branches(_: Request) -> Response:
+        found = board.read()
+        if found is None:
+            return JSONResponse([])
+        told, pictures = found[1:]
+        drawn = {each.name: _url(each) for each in pictures if each.name.startswith(WHAT_IF)}
+        return JSONResponse([{**each, "picture": drawn[f"{WHAT_IF}{i}"]} for i, each in enumerate(told[WHAT_IF])])
+
     async def rows(_: Request) -> Response:
         found = await asyncio.to_thread(journal.newest, path, ROWS)
         return JSONResponse([{"id": row.id, **{name: getattr(row.entry, name) for name in COLUMNS}} for row in found])
@@ -174,6 +183,7 @@ def application(board: Board, asker: Asker, path: Path, clips: Path) -> Starlett
         Route("/metrics", figures),
         Route("/", page),
         Route("/events", events),
+        Route("/whatif", branches),
         Route("/journal", rows),
         Route("/report", told),
         Route("/clips/{name}", clip),
@@ -189,7 +199,9 @@ async def turns(board: Board, request: Request) -> AsyncIterator[str]:
         found = board.read()
         if found is not None and found[0] != last:
             last, told, pictures = found
-            yield f"data: {json.dumps({**told, 'pictures': {each.name: _url(each) for each in pictures}})}\n\n"
+            del told[WHAT_IF]
+            drawn = {each.name: _url(each) for each in pictures if not each.name.startswith(WHAT_IF)}
+            yield f"data: {json.dumps({**told, 'pictures': drawn})}\n\n"
         await asyncio.sleep(LOOK_S)
 
 
