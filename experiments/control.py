@@ -1,5 +1,5 @@
 """The line run by whoever: fixed speeds, the operator whose footage was recorded, the plain rule, a planner, actors
-that learnt in the dream, and an oracle.
+that learnt in the dream, and an oracle. The planner is the runtime's.
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
 same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
@@ -34,11 +34,10 @@ from runtime.line.line import SPEC, LineFrame
 from runtime.line.operator import schedule
 from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
-from runtime.policy import Actor, Planner, Search, search
+from runtime.policy import PLANNED, Actor, Planner, Search, search
 from runtime.registers import Command, Mode
 from wm import bundle, compilation
 from wm.bundle import Bundle
-from wm.config import PlanConfig
 from wm.errors import InputError
 from wm.planning import Plan
 
@@ -73,8 +72,6 @@ class Flags:
     """Runs of every kind that befalls a carton in mid-view."""
     quiet: int = 40
     """Runs without trouble."""
-    horizon: int = 40
-    """Frames that the planner looks ahead."""
     seed: int = 3_000_000
     """Seed of the first run."""
     jobs: int = 2
@@ -85,8 +82,8 @@ class Flags:
 
 def run(flags: Flags) -> None:
     """Lets everybody run the same moments and tells what a shift comes to; writes metrics.json."""
-    if min(flags.jams, flags.late, flags.quiet, flags.horizon, flags.jobs) < 1:
-        raise InputError("--jams, --late, --quiet, --horizon and --jobs must be at least 1.")
+    if min(flags.jams, flags.late, flags.quiet, flags.jobs) < 1:
+        raise InputError("--jams, --late, --quiet and --jobs must be at least 1.")
     for path in (flags.actor, flags.unguarded, flags.rule):
         one = bundle.load(path)
         if one.calibration is None or one.spec != SPEC:
@@ -134,8 +131,8 @@ def _model(path: Path) -> Bundle:
 
 
 @cache
-def _search(path: Path, horizon: int) -> tuple[Plan, Search]:
-    return search(_model(path), PlanConfig(horizon=horizon))
+def _search(path: Path) -> tuple[Plan, Search]:
+    return search(_model(path), PLANNED)
 
 
 def _perform(folder: Path, flags: Flags, runs: Sequence[Run]) -> None:
@@ -161,7 +158,7 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         "fixed lower speed": asking(repeat(LOWER)),
         "as recorded": asking(recorded(each.seed)),
         RULE: flinch(rule, Mode.ACT),
-        "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor, flags.horizon), each.seed)),
+        "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor), each.seed)),
         "actor": flinch(model, Mode.ACT, policy=Actor(model)),
         "actor without guard": flinch(unguarded, Mode.ACT, policy=Actor(unguarded)),
         "oracle": oracle(rule),

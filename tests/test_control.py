@@ -63,7 +63,7 @@ def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
     monkeypatch.setattr(control, "SETTLED_S", 1.0)
     monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
     bundle.save(acting, tmp_path / "actor")
-    flags = Flags(tmp_path / "actor", tmp_path / "actor", tmp_path, horizon=2)
+    flags = Flags(tmp_path / "actor", tmp_path / "actor", tmp_path)
     control._arms(flags, tmp_path, Run("entry", control.NEVER, 7))
     (path,) = tmp_path.glob("*.json")
     told = json.loads(path.read_bytes())
