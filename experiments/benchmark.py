@@ -2,7 +2,8 @@
 
 The peer, sheeprl's DreamerV3, lives in an environment of its own:
     python -m venv .venv-peer && .venv-peer/bin/pip install torch==2.13.0 sheeprl==0.8.4
-Where that is missing, Flinch is timed alone.
+Where that is missing, Flinch is timed alone. It is built twice: as large as the bundle's model, and as large as a model
+of tags alone, as a decision depends on how many cells there are, and the peer has one.
 """
 
 import json
@@ -29,9 +30,12 @@ from wm import bundle
 from wm.errors import InputError
 
 BATCH, LENGTH, HORIZON = 8, 32, 30
-SHARED = {"train_step": 1, "filter": 20, "score": 20, "imagine": 3}
+CANDIDATES, PLANNED = 64, 15
+SIZES = (BATCH, LENGTH, HORIZON, CANDIDATES, PLANNED)
+SHARED = {"train_step": 1, "filter": 20, "score": 20, "imagine": 3, "plan": 3}
 TICKS = {f"tick_{cameras}": count for cameras, count in {1: 100, 2: 40, 4: 20, 8: 10, 16: 5}.items()}
-ALONE = {**TICKS, "look_ahead": 20}
+ALONE = {**TICKS, "look_ahead": 20, "plan_tags": 3}
+JOBS = {"flinch": {**SHARED, **ALONE}, "peer": SHARED, "peer_tags": {"plan": 3}}
 PEER_IMAGE = (64, 64, 3)
 COLD = """
 import sys, time
@@ -74,7 +78,7 @@ class Side:
     def __init__(self, process: "subprocess.Popen[str]", command: str) -> None:
         self._process, self._command = process, command
         ready = json.loads(self._answer())
-        self.name, self.parameters = ready["name"], ready["parameters"]
+        self.name, self.parameters, self.tags = ready["name"], ready["parameters"], ready.get("tags")
 
     def do(self, job: str, count: int) -> list[float]:
         """Milliseconds of each of so many times."""
@@ -96,7 +100,7 @@ class Side:
 
 
 def run(flags: Flags) -> None:
-    """Times training, filtering, scoring, imagining, whole ticks and the cold start; writes metrics.json."""
+    """Times training, filtering, scoring, imagining, planning, whole ticks and the cold start; writes metrics.json."""
     if flags.rounds < 1 or not flags.cores or min(flags.cores) < 1:
         raise InputError("--rounds and --cores must be at least 1.")
     if flags.soak and flags.soak < SOAK_REPORTS:
@@ -135,25 +139,24 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
     with ExitStack() as stack:
         sides = {"flinch": stack.enter_context(_flinch(flags, here))}
         if flags.peer.exists():
-            parameters = sides["flinch"].parameters
-            command = [flags.peer, Path(__file__).with_name("peer.py"), parameters, cores, BATCH, LENGTH, HORIZON]
-            sides["peer"] = stack.enter_context(_side(command, here, {"OMP_NUM_THREADS": str(cores)}))
-            if not 0.9 < sides["peer"].parameters / parameters <= 1.0:
-                raise InputError(f"no peer is as large as {flags.bundle}, {parameters:,} parameters; give another one.")
-        for side in sides.values():
-            for job in SHARED:
-                side.do(job, 2)
-        for job in ALONE:
-            sides["flinch"].do(job, 5)
+            for name, parameters in {"peer": sides["flinch"].parameters, "peer_tags": sides["flinch"].tags}.items():
+                command = [flags.peer, Path(__file__).with_name("peer.py"), parameters, cores, *SIZES]
+                sides[name] = stack.enter_context(_side(command, here, {"OMP_NUM_THREADS": str(cores)}))
+                if not 0.9 < sides[name].parameters / parameters <= 1.0:
+                    raise InputError(
+                        f"no peer has about {parameters:,} parameters; give another bundle than {flags.bundle}."
+                    )
+        for name, side in sides.items():
+            for job in JOBS[name]:
+                side.do(job, 5)
         times: dict[str, dict[str, list[float]]] = {side: defaultdict(list) for side in sides}
         with progress() as bar:
             task = bar.add_task(f"{cores} core{'s' * (cores > 1)}", total=flags.rounds, unit="rounds")
             for _ in bar.track(range(flags.rounds), task_id=task):
-                for job, count in SHARED.items():
+                for job, count in JOBS["flinch"].items():
                     for name, side in sides.items():
-                        times[name][job] += side.do(job, count)
-                for job, count in ALONE.items():
-                    times["flinch"][job] += sides["flinch"].do(job, count)
+                        if job in JOBS[name]:
+                            times[name][job] += side.do(job, count)
         return {
             name: {
                 "name": side.name,
@@ -167,7 +170,7 @@ def _time(flags: Flags, cores: int) -> dict[str, Any]:
 
 def _flinch(flags: Flags, here: list[int]) -> AbstractContextManager[Side]:
     threads = "--xla_cpu_multi_thread_eigen=false" if len(here) == 1 else ""
-    command = [sys.executable, "-m", "experiments.timed", flags.bundle, BATCH, LENGTH, HORIZON]
+    command = [sys.executable, "-m", "experiments.timed", flags.bundle, *SIZES]
     return _side(command, here, {"XLA_FLAGS": threads})
 
 
@@ -208,8 +211,9 @@ def _summary(timed: dict[str, Any]) -> dict[str, float]:
     if "peer" in timed:
         peer = timed["peer"]["ms"]
         names = {"train_ratio": "train_step", "filter_ratio": "filter", "score_ratio": "score"}
-        for name, job in {**names, "imagine_ratio": "imagine"}.items():
+        for name, job in {**names, "imagine_ratio": "imagine", "plan_ratio": "plan"}.items():
             told[name] = flinch[job]["median"] / peer[job]["median"]
+        told["plan_tags_ratio"] = flinch["plan_tags"]["median"] / timed["peer_tags"]["ms"]["plan"]["median"]
     return told
 
 
@@ -238,7 +242,7 @@ def _soak(flags: Flags) -> dict[str, Any]:
 
 def _table(cores: int, timed: dict[str, Any]) -> Table:
     table = Table(title=f"{cores} core{'s' * (cores > 1)}: milliseconds, median / p99 / worst")
-    for column in ("job", *(side["name"] for side in timed.values())):
+    for column in ("job", *(f"{side['name']}, {side['parameters']:,} parameters" for side in timed.values())):
         table.add_column(column)
     for job in timed["flinch"]["ms"]:
         cells = (side["ms"].get(job) for side in timed.values())

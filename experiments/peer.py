@@ -56,8 +56,12 @@ def count(world: Any) -> int:
     return sum(x.numel() for part in parts for x in part.parameters())
 
 
-def jobs(config: Any, world: Any, batch: int, length: int, horizon: int) -> dict[str, Callable[[], object]]:
-    """The same four jobs that `experiments.benchmark` times of Flinch."""
+def jobs(
+    config: Any, world: Any, batch: int, length: int, horizon: int, candidates: int, planned: int
+) -> dict[str, Callable[[], object]]:
+    """The same four jobs that `experiments.benchmark` times of Flinch; and what is most of a decision, to dream what
+    comes of so many candidates and to tell what it is worth.
+    """
     parts = (world.encoder, world.rssm, world.observation_model, world.reward_model, world.continue_model)
     parameters = [x for part in parts for x in part.parameters()]
     optimiser = hydra.utils.instantiate(config.algo.optimizer, params=parameters)
@@ -102,18 +106,29 @@ def jobs(config: Any, world: Any, batch: int, length: int, horizon: int) -> dict
             latents.append(torch.cat((prior, recurrent), -1))
         return world.observation_model(torch.cat(latents))["rgb"]
 
-    return {"train_step": train_step, "filter": filter_frame, "score": score_frame, "imagine": imagine}
+    actions = torch.zeros(planned, 1, candidates, 1)
+
+    @torch.no_grad()
+    def plan() -> object:
+        recurrent, prior = (x.expand(1, candidates, -1) for x in state)
+        latents = []
+        for action in actions:
+            prior, recurrent = world.rssm.imagination(prior, recurrent, action)
+            latents.append(torch.cat((prior, recurrent), -1))
+        return world.reward_model(torch.cat(latents))
+
+    return {"train_step": train_step, "filter": filter_frame, "score": score_frame, "imagine": imagine, "plan": plan}
 
 
 def main() -> None:
-    parameters, cores, batch, length, horizon = map(int, sys.argv[1:])
+    parameters, cores, *sizes = map(int, sys.argv[1:])
     torch.set_num_threads(cores)
     config, world = build(parameters)
     ready = {"name": f"sheeprl {version('sheeprl')}, torch {version('torch')}", "parameters": count(world)}
     answers = sys.stdout
     sys.stdout = sys.stderr
     print(json.dumps(ready), file=answers, flush=True)
-    work = jobs(config, world, batch, length, horizon)
+    work = jobs(config, world, *sizes)
     for line in sys.stdin:
         name, times_asked = line.split()
         times = []

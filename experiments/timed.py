@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,19 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 import psutil
 
-from wm import bundle, model, rssm, train
+from wm import bundle, model, planning, rssm, train
 from wm.bundle import Bundle
-from wm.config import TrainConfig
+from wm.config import ModelConfig, PlanConfig, TrainConfig
 from wm.nets import most_likely
+from wm.planning import Constraints, Plan
 from wm.types import Batch, LatentState, Observation
 
 CAMERAS = (1, 2, 4, 8, 16)
 SOAK_REPORTS = 20
 
 
-def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Callable[[], object]]:
-    """The four jobs that the peer has too, whole ticks of the monitor for one camera and for several, and the pictures
-    to come that people look at.
+def jobs(
+    line: Bundle, batch: int, length: int, horizon: int, candidates: int, planned: int
+) -> dict[str, Callable[[], object]]:
+    """The jobs that the peer has too, whole ticks of the monitor for one camera and for several, the pictures to come
+    that people look at, and a decision with a model of tags alone, which has a single cell, as the peer's has.
     """
     config, variables = line.config, line.variables
     assert config.image
@@ -65,6 +69,9 @@ def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Calla
         states, _ = model.imagine(config, variables, state, actions, key)
         return model.decode(config, variables, states).image
 
+    alone = of_tags(line)
+    fresh = model.init(alone, variables["normaliser"], key)
+
     return {
         "train_step": train_step,
         "filter": lambda: filter_frame(variables, one, state, action),
@@ -72,7 +79,32 @@ def jobs(line: Bundle, batch: int, length: int, horizon: int) -> dict[str, Calla
         "imagine": lambda: imagine(variables, state, actions, key),
         **{f"tick_{cameras}": tick(line, cameras) for cameras in CAMERAS},
         "look_ahead": lambda: line.look_ahead(line.start(), line.action()),
+        "plan": planner(config, variables, candidates, planned),
+        "plan_tags": planner(alone, fresh, candidates, planned),
     }
+
+
+def of_tags(line: Bundle) -> ModelConfig:
+    """A model of a line's tags alone, of 600,000 parameters: one cell has to hold what else many do."""
+    return replace(ModelConfig.of(replace(line.spec, image=None, crop=None), "base"), groups=32)
+
+
+def planner(config: ModelConfig, variables: model.Variables, candidates: int, frames: int) -> Callable[[], object]:
+    """A whole decision by CEM: so many sequences of frames are drawn, dreamt, judged by their tags and fitted."""
+    search, bound = PlanConfig(candidates=candidates, horizon=frames), jnp.ones(config.actions)
+    constraints = Constraints(0.0 * bound, bound, 0.2 * bound)
+    state, last = rssm.start(config, ()), planning.start(search, constraints, bound)
+
+    @jax.jit
+    def decide(variables: model.Variables, last: Plan, key: jax.Array) -> object:
+        objective = planning.objective(config, variables, _sum, search.discount, state, bound)
+        return planning.plan(search, objective, constraints, last, bound, key)
+
+    return lambda: decide(variables, last, jax.random.key(0))
+
+
+def _sum(tags: jax.Array, _: jax.Array, __: jax.Array) -> jax.Array:
+    return tags.sum(axis=-1)
 
 
 def tick(line: Bundle, cameras: int) -> Callable[[], object]:
@@ -116,11 +148,11 @@ def soak(work: Callable[[], object], count: int) -> list[float]:
 
 
 def main() -> None:
-    path, batch, length, horizon = Path(sys.argv[1]), *map(int, sys.argv[2:])
-    line = bundle.load(path)
-    parameters = sum(x.size for x in jax.tree.leaves(line.variables["params"]))
-    print(json.dumps({"name": f"Flinch, jax {version('jax')}", "parameters": parameters}), flush=True)
-    work = jobs(line, batch, length, horizon)
+    line = bundle.load(Path(sys.argv[1]))
+    alone = jax.eval_shape(lambda: model.init(of_tags(line), line.variables["normaliser"], jax.random.key(0)))
+    parameters, tags = (sum(x.size for x in jax.tree.leaves(each["params"])) for each in (line.variables, alone))
+    print(json.dumps({"name": f"Flinch, jax {version('jax')}", "parameters": parameters, "tags": tags}), flush=True)
+    work = jobs(line, *map(int, sys.argv[2:]))
     for request in sys.stdin:
         name, count = request.split()
         if name == "soak":

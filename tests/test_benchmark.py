@@ -58,7 +58,7 @@ def small(tmp_path):
 
 
 def test_what_is_timed_is_the_work_that_its_name_says(small) -> None:
-    work = timed.jobs(small, batch=2, length=16, horizon=5)
+    work = timed.jobs(small, batch=2, length=16, horizon=5, candidates=8, planned=3)
     assert set(work) == {*benchmark.SHARED, *benchmark.ALONE}
     state, terms = work["train_step"]()
     assert int(state.step) == 1 and terms["open_loop_image"] > 0
@@ -68,6 +68,9 @@ def test_what_is_timed_is_the_work_that_its_name_says(small) -> None:
     assert divergence.shape == (1, 4) and error > 0
     assert work["imagine"]().shape == (1, 5, 16, 16, 3)
     assert work["look_ahead"]().shape == (5, 16, 16, 3)
+    for name in ("plan", "plan_tags"):
+        last, decision = work[name]()
+        assert last.mean.shape == (3, 1) and decision.candidates.shape == (8, 3, 1)
     assert work["tick_1"]().errors.shape == (5, 13)
     assert work["tick_4"]().errors.shape == (4, 5, 13)
 
@@ -90,9 +93,12 @@ def test_ratios_are_of_medians_and_the_deadline_of_the_ninety_ninth_percentile()
     def timed(**median: float) -> dict[str, dict[str, float]]:
         return {job: {"median": value, "p99": 2 * value} for job, value in median.items()}
 
-    ours = timed(train_step=3, filter=1, score=1, imagine=2, tick_1=5, tick_8=15)
-    theirs = timed(train_step=12, filter=4, score=10, imagine=20)
-    told = benchmark._summary({"flinch": {"ms": ours, "parameters": 9}, "peer": {"ms": theirs}})
+    ours = timed(train_step=3, filter=1, score=1, imagine=2, plan=9, plan_tags=3, tick_1=5, tick_8=15)
+    theirs = timed(train_step=12, filter=4, score=10, imagine=20, plan=6)
+    alone = timed(plan=12)
+    told = benchmark._summary(
+        {"flinch": {"ms": ours, "parameters": 9}, "peer": {"ms": theirs}, "peer_tags": {"ms": alone}}
+    )
     assert told == {
         "parameters": 9,
         "watch_p99_ms": 10,
@@ -101,6 +107,8 @@ def test_ratios_are_of_medians_and_the_deadline_of_the_ninety_ninth_percentile()
         "filter_ratio": 0.25,
         "score_ratio": 0.1,
         "imagine_ratio": 0.1,
+        "plan_ratio": 1.5,
+        "plan_tags_ratio": 0.25,
     }
     assert "train_ratio" not in benchmark._summary({"flinch": {"ms": ours, "parameters": 9}})
 

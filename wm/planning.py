@@ -164,17 +164,17 @@ def objective(
     al., 2022, equation 4). It rolls out expected values, as a forecast does.
     """
 
-    def step(state: LatentState, action: Array) -> tuple[LatentState, Array]:
-        state, _ = model.img_step(config, variables, state, action, draw=expected)
-        return state, model.decode_tags(config, variables, state)
-
     def returns(sequences: Array) -> Array:
         size, horizon, _ = sequences.shape
         present = jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), state)
-        last, tags = jax.lax.scan(step, present, jnp.moveaxis(sequences, 1, 0))
+        states, _ = model.imagine(config, variables, present, sequences, draw=expected)
         before = jnp.concatenate([jnp.broadcast_to(action, sequences[:, :1].shape), sequences[:, :-1]], axis=1)
-        within = reward(jnp.moveaxis(tags, 0, 1), sequences, before) @ discount ** jnp.arange(horizon)
-        return within if value is None else within + discount**horizon * value(last, sequences[:, -1])
+        tags = model.decode_tags(config, variables, states)
+        within = reward(tags, sequences, before) @ discount ** jnp.arange(horizon)
+        if value is None:
+            return within
+        last = jax.tree.map(lambda x: x[:, -1], states)
+        return within + discount**horizon * value(last, sequences[:, -1])
 
     return returns
 
