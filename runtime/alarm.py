@@ -13,6 +13,7 @@ from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
 SPEED_DEADBAND = 0.1
+LONG_AGO = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class AlarmSettings:
     Attributes:
       on_frames: scores in a row at or above 1 that raise the alarm.
       off_frames: scores in a row below 1, by more than the deadband, that end it.
-      hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends.
+      hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends; with a policy only
+        until the alarm ends.
       longest_frames: but never for more than this many, nor for more than half of a long time: an alarm that comes and
         goes must not slow a line for ever.
       slow_to: feeder speed that is asked for, 0 to 1 of full speed.
@@ -56,7 +58,7 @@ class AlarmState(NamedTuple):
     on: bool = False
     slow: bool = False
     contrary: int = 0
-    age: int = 0
+    age: int = LONG_AGO
     spent: int = 0
     rests: bool = False
     speed: float = 1.0
@@ -70,13 +72,13 @@ def step(settings: AlarmSettings, state: AlarmState, score: float) -> AlarmState
     )
 
 
-def follow(settings: AlarmSettings, state: AlarmState, now: Alarm, chosen: float = 1.0) -> AlarmState:
-    """The state one frame later, with the alarm as it is then, and the speed that a policy chose."""
+def follow(settings: AlarmSettings, state: AlarmState, now: Alarm, chosen: float | None = None) -> AlarmState:
+    """The state one frame later, with the alarm as it is then, and the speed that a policy chose, if one did."""
     on, contrary = now
     age = 0 if on and not state.on else state.age + 1
-    wanted = age < settings.longest_frames and (on or (state.slow and age < settings.hold_frames))
+    wanted = age < settings.longest_frames and (on or (chosen is None and age < settings.hold_frames))
     slow = wanted and not state.rests
-    speed = settings.slow_to if slow else 1.0 if state.rests else _steadied(state.speed, chosen)
+    speed = settings.slow_to if slow else 1.0 if state.rests or chosen is None else _steadied(state.speed, chosen)
     spent = state.spent + 1 if speed < 1.0 else max(0, state.spent - 1)
     rests = spent >= settings.longest_frames or (state.rests and spent > 0)
     return AlarmState(on, slow, contrary, age, spent, rests, speed)

@@ -121,7 +121,7 @@ class Loop:
                 self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
         chosen = None if self._policy is None else self._policy(*self._eyes.present(action))
         on = Alarm(any(each.on for each in self._jams))
-        self._alarm = alarm.follow(self._settings, self._alarm, on, 1.0 if chosen is None else chosen)
+        self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
         score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
         tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from wm import actor, planning
+from wm.actor import Params
 from wm.bundle import Bundle
 from wm.config import PlanConfig
 from wm.model import Variables
@@ -24,6 +25,7 @@ from wm.types import LatentState
 
 PLANNED: Final = PlanConfig(candidates=16, iterations=2, elites=3)  # what two cores do within a deadline
 RAMP: Final = 0.2  # a frame, the PLC's own way down
+WORTHWHILE: Final = 1.0  # units of the reward, on the line about a carton
 
 
 Search = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
@@ -48,8 +50,9 @@ class Actor:
 
 
 class Planner:
-    """The first action of the best sequence that is found, warm-started from frame to frame. What comes beyond its
-    horizon is worth what the critic says.
+    """The first action of the best sequence that is found, warm-started from frame to frame, where it is better by
+    `WORTHWHILE` than the way to full speed, and else the first of that. What comes beyond its horizon is worth what the
+    critic says.
     """
 
     def __init__(self, first: Plan, search: Search, seed: int = 0) -> None:
@@ -91,12 +94,16 @@ def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
     config = replace(config, discount=learnt.config.discount)
     low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
     constraints, worth = Constraints(low, high, jnp.full_like(low, RAMP)), reward(model.spec, learnt.reward)
-    value = partial(actor.value, learnt.config, learnt.space, learnt.critic)
 
     @jax.jit
-    def decide(variables: Variables, last: Plan, latent: LatentState, before: Array, key: Array) -> tuple[Plan, Array]:
+    def decide(
+        variables: Variables, critic: Params, last: Plan, latent: LatentState, before: Array, key: Array
+    ) -> tuple[Plan, Array]:
+        value = partial(actor.value, learnt.config, learnt.space, critic)
         objective = planning.objective(model.config, variables, worth, config.discount, latent, before, value)
         last, decision = planning.plan(config, objective, constraints, last, before, key)
-        return last, decision.sequence[0, 0]
+        worthwhile = decision.expected >= decision.returns[planning.HIGHEST] + WORTHWHILE
+        chosen = jnp.where(worthwhile, decision.sequence, decision.candidates[planning.HIGHEST])
+        return last, chosen[0, 0]
 
-    return planning.start(config, constraints, high), partial(decide, model.variables)
+    return planning.start(config, constraints, high), partial(decide, model.variables, learnt.critic)

@@ -1,5 +1,6 @@
 """Who chooses the speed: what an actor and a planner ask for, how late they may be, and what has the last word."""
 
+from dataclasses import replace
 from threading import Event
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from runtime.line.line import Line
 from runtime.policy import Actor, InTime, Planner, search
 from runtime.registers import Mode
 from wm import rssm
-from wm.config import PlanConfig
+from wm.config import PlanConfig, RewardConfig
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,13 @@ def test_a_planner_stays_within_its_bounds_and_on_its_ramp(acting, latent):
 
     assert after(1.0) == pytest.approx(0.8) and after(0.0) == pytest.approx(0.2)
     assert all(max(0.2, speed - policy.RAMP) - 1e-6 <= after(speed) <= 0.8 + 1e-6 for speed in (0.5, 0.7))
+
+
+@pytest.mark.parametrize(("worth", "slowed"), [(-0.01, False), (-10.0, True)])
+def test_a_planner_asks_for_less_than_full_speed_only_where_it_is_worthwhile(acting, latent, worth, slowed):
+    slower = replace(acting.behavior, reward=RewardConfig({"feeder_speed": worth}))
+    chosen = Planner(*search(replace(acting, behavior=slower), PlanConfig()))(latent, jnp.array([0.8]))
+    assert (chosen < 0.8 - 1e-6) == slowed
 
 
 def test_an_actor_that_knows_nothing_chooses_the_middle(acting, latent):

@@ -30,7 +30,7 @@ Objective = Callable[[Array], Array]
 Value = Callable[[LatentState, Array], Array]
 """Returns `[B]` to come in states `[B, ...]`, to which actions `[B, A]` led."""
 
-HELD = 1  # the place among the candidates of the present action, held
+HELD, HIGHEST = 1, 3  # places among the candidates of the present action, held, and of the way to the highest
 
 
 @struct.dataclass
