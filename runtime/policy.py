@@ -50,9 +50,9 @@ class Actor:
 
 
 class Planner:
-    """The first action of the best sequence that is found, warm-started from frame to frame, where it is better by
-    `WORTHWHILE` than the way to full speed, and else the first of that. What comes beyond its horizon is worth what the
-    critic says.
+    """The first action of the sequences that are found, warm-started from frame to frame: of those that are as good as
+    the best, up to `WORTHWHILE`, the way to full speed or else the most cautious. What comes beyond the horizon is worth
+    what the critic says.
     """
 
     def __init__(self, first: Plan, search: Search, seed: int = 0) -> None:
@@ -102,8 +102,8 @@ def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
         value = partial(actor.value, learnt.config, learnt.space, critic)
         objective = planning.objective(model.config, variables, worth, config.discount, latent, before, value)
         last, decision = planning.plan(config, objective, constraints, last, before, key)
-        worthwhile = decision.expected >= decision.returns[planning.HIGHEST] + WORTHWHILE
-        chosen = jnp.where(worthwhile, decision.sequence, decision.candidates[planning.HIGHEST])
-        return last, chosen[0, 0]
+        firsts, good = decision.candidates[:, 0, 0], decision.returns >= decision.expected - WORTHWHILE
+        cautious = jnp.min(firsts, where=good, initial=decision.sequence[0, 0])
+        return last, jnp.where(good[planning.HIGHEST], firsts[planning.HIGHEST], cautious)
 
     return planning.start(config, constraints, high), partial(decide, model.variables, learnt.critic)
