@@ -51,8 +51,8 @@ class Actor:
 
 class Planner:
     """The first action of the sequences that are found, warm-started from frame to frame: of those that are as good as
-    the best, up to `WORTHWHILE`, the way to full speed or else the most cautious. What comes beyond the horizon is worth
-    what the critic says.
+    the best, up to `WORTHWHILE`, the way to full speed or else the most cautious. What comes beyond the horizon is
+    worth what the critic says.
     """
 
     def __init__(self, first: Plan, search: Search, seed: int = 0) -> None:
