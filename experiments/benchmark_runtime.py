@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -34,6 +34,8 @@ class Flags:
     """Calibrated bundle that watches."""
     chromium: Path = Path("/usr/bin/chromium")
     """The browser in which the page is open."""
+    policy: Literal["rule", "plan", "actor"] = "rule"
+    """Who chooses the speed, of the bundle; its figures stand in the report under its name."""
     minutes: float = 5.0
     """How long to measure."""
     report: Path | None = None
@@ -54,6 +56,7 @@ def run(flags: Flags) -> None:
             "mode": "act",
             "cameras": [{"source": FILM, "loop": True}],
             "plc": stand.plc(plc.address),
+            "act": {"policy": flags.policy},
             "recorder": {},
         }
         with Runtime(folder, settings) as runtime:
@@ -66,13 +69,18 @@ def run(flags: Flags) -> None:
                     bar.advance(task)
                 measured = ticks(runtime.out)[before:]
     metrics, source = latency(measured), runfolder.provenance(flags)
+    if flags.policy != "rule":
+        metrics["decisions_late"] = sum(row["chosen"] is None for row in measured)
+    name, told = ("latency", metrics) if flags.policy == "rule" else (flags.policy, {flags.policy: metrics})
     if flags.report:
-        runfolder.merge(flags.report / "runtime.json", metrics, {"latency": source})
-    runfolder.finish(folder, {**metrics, "provenance": {"latency": source}})
+        runfolder.merge(flags.report / "runtime.json", told, {name: source})
+    runfolder.finish(folder, {**metrics, "provenance": {name: source}})
     Console(stderr=True).print(
         f"from camera to register {metrics['camera_to_register_median_ms']:.1f} ms, p99 "
         f"{metrics['camera_to_register_p99_ms']:.1f} ms, worst {metrics['camera_to_register_worst_ms']:.1f} ms, over "
-        f"{metrics['frames']} frames, {metrics['frames_dropped']} dropped\nwrote {folder}",
+        f"{metrics['frames']} frames, {metrics['frames_dropped']} dropped"
+        + (f", {metrics['decisions_late']} decisions late" if flags.policy != "rule" else "")
+        + f"\nwrote {folder}",
         highlight=False,
     )
 

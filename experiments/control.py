@@ -58,12 +58,12 @@ CLEARING: Final = 0xC1EA4  # keeps its random stream apart from the plant's
 class Flags:
     """Flags of experiments.control."""
 
-    actor: Path
-    """Bundle of the line that holds an actor; its model plans, too."""
     unguarded: Path
-    """The same, with an actor that learnt without the guard."""
+    """Bundle of the line with an actor that learnt without the guard."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
+    actor: Path = Path("runtime/line/acting")
+    """The same, with one that learnt with it; its model plans, too."""
     rule: Path = Path("runtime/line/bundle")
     """Calibrated bundle of the line that the plain rule, and the oracle's, goes by."""
     jams: int = 16

@@ -66,7 +66,7 @@ class Flags:
 
 
 def run(flags: Flags) -> None:
-    """Tells what would happen; writes a video with a column a candidate, a plot and metrics.json."""
+    """Tells what would happen; writes a video with a column a candidate, a strip of it, a plot and metrics.json."""
     one, footage = bundle.load(flags.bundle), Footage.open(flags.footage)
     _check(flags, one, footage)
     worth = reward(footage.spec, RewardConfig(flags.reward or REWARD.tags, flags.change))
@@ -99,6 +99,7 @@ def run(flags: Flags) -> None:
         )
     plots.film(_beside([dream.pictures for dream in dreams.values()]), rate_hz, folder / "plan.mp4")
     plots.candidates(rows, rate_hz, folder / "plan.png")
+    plots.branches({name: dream.pictures for name, dream in dreams.items()}, rate_hz, folder / "strip.png")
     runfolder.finish(folder, {"rows": rows, "provenance": runfolder.provenance(flags)})
     Console(stderr=True).print(_table(rows), f"wrote {folder}", sep="\n")
 
@@ -109,8 +110,8 @@ def _check(flags: Flags, one: Bundle, footage: Footage) -> None:
         raise InputError(f"the footage at {flags.footage} has not got a camera and a single action to be chosen.")
     if not flags.candidates or flags.ramp <= 0 or not flags.low < flags.high:
         raise InputError("--candidates needs a value, --ramp is above 0, --low is below --high.")
-    if round(flags.seconds * footage.spec.rate_hz) < 1:
-        raise InputError("--seconds must be one frame or more.")
+    if flags.seconds < 1:
+        raise InputError("--seconds must be 1 or more.")
 
 
 def _planned(

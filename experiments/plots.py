@@ -207,6 +207,27 @@ def candidates(rows: list[dict[str, Any]], rate_hz: float, path: Path) -> None:
     write(drawn, path)
 
 
+def branches(pictures: dict[str, Errors], rate_hz: float, path: Path) -> None:
+    """What is expected under every candidate, `[K, H, W, C]` each: a row a candidate, a column a second."""
+    frames = np.arange(rate_hz, 1 + len(next(iter(pictures.values()))), rate_hz).round().astype(int)
+    drawn, axes = plt.subplots(
+        len(pictures),
+        len(frames),
+        figsize=(9.0, 9.0 * len(pictures) / len(frames)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (name, each) in zip(axes, pictures.items(), strict=True):
+        for axis, frame in zip(row, frames, strict=True):
+            axis.imshow(_colours(each[frame - 1]), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(name)
+    for axis, frame in zip(axes[0], frames, strict=True):
+        axis.set_title(f"{frame / rate_hz:.0f} s", fontsize=9)
+    write(drawn, path)
+
+
 def learning(means: list[dict[str, float]], steps: list[int], path: Path) -> None:
     """What dreams are worth, the entropy of the actor, and how far dreams leave what is known, against steps."""
     names = {"return": BLUE, "reward": BLUE, "entropy": ORANGE, "ignorance": RED}

@@ -19,7 +19,7 @@ from experiments.cli import main
 from wm.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-NAMES = {"model", "variant", "change", "injected", "way"}
+NAMES = {"model", "variant", "change", "injected", "way", "arm"}
 MADE = ("footage.json", "metrics.json", "checksums.json")  # one of them says that a folder is whole
 
 
@@ -118,6 +118,31 @@ JOBS = (
         "--report {out}/reports",
         "--time 10 --seconds 10 --moments 2",
     ),
+    Job("footage/experience", "experience", "--trouble 0.05", "--minutes 4"),
+    Job("experience", "train", "--footage {out}/footage/experience --steps 13000", "--steps 2 --size debug"),
+    Job(
+        "acting",
+        "calibrate",
+        "--bundle {out}/experience/bundle --footage {out}/footage/normal --split train",
+        "--false-alarms 8",
+    ),
+    *(
+        Job(
+            name,
+            "learn",
+            "--bundle {out}/acting --footage {out}/footage/experience --steps 2000 --behavior.discount 0.995 "
+            f"--behavior.starts 128 --behavior.guard {guard}",
+            "--steps 2",
+        )
+        for name, guard in {"guarded": 1, "unguarded": 0}.items()
+    ),
+    Job(
+        "control",
+        "control",
+        "--actor {out}/guarded/bundle --unguarded {out}/unguarded/bundle --rule {out}/bundle --seed 500000 --quiet 20 "
+        "--report {out}/reports",
+        "--jams 1 --late 1 --quiet 1",
+    ),
     Job("drift", "drift", "--bundle {out}/bundle --report {out}/reports", "--hours 0.05"),
     Job(
         "ablation",
@@ -144,6 +169,12 @@ JOBS = (
     Job("skab", "skab", "--data-dir {data} --report {out}/reports", "--steps 2 --seeds 0", "skab"),
     Job("benchmark", "benchmark", "--bundle {out}/bundle --report {out}/reports", None),
     Job("benchmark_runtime", "benchmark_runtime", "--bundle {out}/bundle --report {out}/reports", None),
+    Job(
+        "benchmark_runtime_plan",
+        "benchmark_runtime",
+        "--bundle {out}/guarded/bundle --policy plan --report {out}/reports",
+        None,
+    ),
     Job("faults", "faults", "--bundle {out}/bundle --report {out}/reports", None),
     Job("soak", "soak", "--bundle {out}/bundle --report {out}/reports", None),
     Job("benchmark_data", "benchmark_data", "--report {out}/reports", None),

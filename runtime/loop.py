@@ -34,6 +34,7 @@ class Tick(NamedTuple):
       glances: what each camera came to.
       drifts: whether the alarm of the slow signal stands.
       camera: the name of the loudest camera where there are several.
+      chosen: the speed that the policy chose, None without one or where it did not decide in time.
     """
 
     time: float
@@ -44,6 +45,7 @@ class Tick(NamedTuple):
     glances: tuple[Glance, ...] = ()
     drifts: bool = False
     camera: str = ""
+    chosen: float | None = None
 
     @property
     def loudest(self) -> int:
@@ -124,7 +126,7 @@ class Loop:
         self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
         score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
-        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)
+        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts, chosen=chosen)
         return tick._replace(camera=self._cameras[tick.loudest]) if len(glances) > 1 else tick
 
     def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:

@@ -325,6 +325,7 @@ class TickLog:
             "slow": tick.alarm.speed < 1.0,
             "heartbeat": tick.command.heartbeat,
             "speed_request": tick.command.speed_request,
+            "chosen": None if tick.chosen is None else round(tick.chosen, 3),
             "fault": tick.fault,
             "plc": plc_fault or None,
             "in_force": isinstance(status, Status) and status.in_force,

@@ -92,7 +92,8 @@ class ActSettings(Section):
     is still coming: `hold_s` is how long it takes at this speed from view to where it is out of the others' way.
 
     While nothing is alarming, a `policy` may choose the speed: an actor that learnt in the dream, or a planner, both in
-    the bundle. What it has not decided after `deadline_s` is not waited for.
+    the bundle. It sees what is still on its way, so that with it an alarm is not held. What it has not decided after
+    `deadline_s` is not waited for.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1

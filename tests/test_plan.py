@@ -46,7 +46,7 @@ def test_every_candidate_is_followed_on_the_ramp_and_told_with_its_tags_and_what
     np.testing.assert_allclose(row["rewards"], 2.0 * np.array(row["tags"]["rate"]) - 0.5 * changes, atol=1e-5)
     assert row["return"] == pytest.approx(np.sum(row["rewards"] * PlanConfig().discount ** np.arange(10)), rel=1e-5)
     assert imageio.imread(folder / "one" / "plan.mp4").shape == (10, 32 * 4, 3 * 32 * 4, 3)
-    assert (folder / "one" / "plan.png").exists()
+    assert (folder / "one" / "plan.png").exists() and (folder / "one" / "strip.png").exists()
 
 
 def test_what_is_planned_is_expected_to_be_worth_no_less_than_staying_as_it_is(folder):
@@ -62,7 +62,7 @@ def test_what_is_planned_is_expected_to_be_worth_no_less_than_staying_as_it_is(f
         ({"low": 1.0}, "--low is below --high"),
         ({"candidates": ()}, "--candidates needs a value"),
         ({"reward": {"speed": 1.0}}, "of a tag 'speed'"),
-        ({"seconds": 0.04}, "one frame or more"),
+        ({"seconds": 0.9}, "must be 1 or more"),
     ],
 )
 def test_what_cannot_be_asked_is_told_in_a_sentence(folder, given, said):

@@ -1,6 +1,7 @@
 """Who chooses the speed: what an actor and a planner ask for, how late they may be, and what has the last word."""
 
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 
 import jax.numpy as jnp
@@ -8,12 +9,16 @@ import numpy as np
 import pytest
 
 from runtime import arms, policy
-from runtime.arms import flinch
+from runtime.alarm import AlarmState
+from runtime.arms import Trouble, begin, film, flinch
 from runtime.line.line import Line
-from runtime.policy import Actor, InTime, Planner, search
-from runtime.registers import Mode
-from wm import rssm
+from runtime.loop import VALID_FOR_MS, Tick
+from runtime.policy import PLANNED, Actor, InTime, Planner, search
+from runtime.registers import Command, Mode
+from wm import bundle, rssm
 from wm.config import PlanConfig, RewardConfig
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +71,21 @@ def test_a_planner_asks_for_less_than_full_speed_only_where_it_is_worthwhile(act
     slower = replace(acting.behavior, reward=RewardConfig({"feeder_speed": worth}))
     chosen = Planner(*search(replace(acting, behavior=slower), PlanConfig()))(latent, jnp.array([0.8]))
     assert (chosen < 0.8 - 1e-6) == slowed
+
+
+def test_the_shipped_planner_averts_a_jam_for_two_cartons_and_leaves_a_sound_line_alone():
+    acting = bundle.load(ROOT / "runtime" / "line" / "acting")
+    start = begin(5_000_104, Trouble(79, "double"), lambda: None)
+    fixed = film(start, lambda frame, _: (calm(frame.time), None), lambda: None)
+    planned = film(start, flinch(acting, Mode.ACT, policy=Planner(*search(acting, PLANNED))), lambda: None)
+    assert arms.block(fixed) is not None and arms.block(planned) is None
+    assert arms.cartons(planned) >= 27
+    onset = fixed.events.onsets[0].time
+    assert {shot.tick.command.speed_request for shot in planned.shots if shot.frame.time < onset} == {1.0}
+
+
+def calm(time):
+    return Tick(time, 0.0, AlarmState(), Command(1, Mode.ACT, False, 0.0, 1.0, VALID_FOR_MS))
 
 
 def test_an_actor_that_knows_nothing_chooses_the_middle(acting, latent):
