@@ -43,7 +43,7 @@ PUBLISHED: Final = {  # DreamerV3 and D4PG
     "reacher-easy": (954.0, 960.0),
 }
 PUBLISHED_STEPS: Final = 500_000
-FITTING: Final = TrainConfig(batch=16, decoded=24, ramp=0.02, learning_rate=1e-3)
+FITTING: Final = TrainConfig(batch=16, decoded=24, ramp=0.02, learning_rate=1e-3, beta_sensors=10.0)
 SCORED: Final = 10  # episodes, the last of a run
 LOOK_S: Final = 2.0  # from one look at how far the seeds are to the next
 
@@ -62,8 +62,6 @@ class Flags:
     """How many times it learns from scratch, with seeds 0, 1, 2..."""
     every: int = 2
     """Actions to one update."""
-    size: str = "small"
-    """Size of the world model."""
     train: TrainConfig = field(default_factory=lambda: FITTING)
     """How the world model is fitted; its steps follow from --steps and --every."""
     behavior: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(starts=128, guard=0.0))
@@ -105,8 +103,7 @@ def run(flags: Flags) -> None:
     """Learns a task from scratch with every seed; writes metrics.json and learning.png."""
     if min(flags.seeds, flags.every, flags.jobs) < 1:
         raise InputError("--seeds, --every and --jobs must be at least 1.")
-    task = Task(flags.task, 0)
-    ModelConfig.of(task.spec, flags.size)
+    Task(flags.task, 0)
     if episodes(flags) < 1:
         raise InputError("--steps is less than an episode.")
     folder = runfolder.start(flags.out, flags)
@@ -142,7 +139,7 @@ def learn(flags: Flags, folder: Path, seed: int) -> None:
     task = Task(flags.task, seed)
     due = episodes(flags)
     actions = STEPS // REPEAT
-    config = ModelConfig.of(task.spec, flags.size)
+    config = ModelConfig.of_tags(task.spec)
     fitting = replace(flags.train, steps=max(1, due * actions // flags.every))
     update = Update(config, fitting, flags.behavior, task.space, reward(task.spec, RewardConfig({REWARD: 1.0}, 0.0)))
     learner, (acts, draws) = update.start(seed), jax.random.split(jax.random.key(seed))

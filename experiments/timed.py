@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def jobs(
         states, _ = model.imagine(config, variables, state, actions, key)
         return model.decode(config, variables, states).image
 
-    alone = of_tags(line)
+    alone = ModelConfig.of_tags(line.spec)
     fresh = model.init(alone, variables["normaliser"], key)
 
     return {
@@ -82,11 +81,6 @@ def jobs(
         "plan": planner(config, variables, candidates, planned),
         "plan_tags": planner(alone, fresh, candidates, planned),
     }
-
-
-def of_tags(line: Bundle) -> ModelConfig:
-    """A model of a line's tags alone, of 600,000 parameters: one cell has to hold what else many do."""
-    return replace(ModelConfig.of(replace(line.spec, image=None, crop=None), "base"), groups=32)
 
 
 def planner(config: ModelConfig, variables: model.Variables, candidates: int, frames: int) -> Callable[[], object]:
@@ -149,7 +143,8 @@ def soak(work: Callable[[], object], count: int) -> list[float]:
 
 def main() -> None:
     line = bundle.load(Path(sys.argv[1]))
-    alone = jax.eval_shape(lambda: model.init(of_tags(line), line.variables["normaliser"], jax.random.key(0)))
+    config, normaliser = ModelConfig.of_tags(line.spec), line.variables["normaliser"]
+    alone = jax.eval_shape(lambda: model.init(config, normaliser, jax.random.key(0)))
     parameters, tags = (sum(x.size for x in jax.tree.leaves(each["params"])) for each in (line.variables, alone))
     print(json.dumps({"name": f"Flinch, jax {version('jax')}", "parameters": parameters, "tags": tags}), flush=True)
     work = jobs(line, *map(int, sys.argv[2:]))

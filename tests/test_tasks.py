@@ -19,7 +19,6 @@ QUICK = Flags(
     "cartpole-balance",
     steps=2 * STEPS,
     every=250,
-    size="debug",
     train=TrainConfig(batch=2, context=4, open_loop=4, decoded=4, ramp=0.02),
     behavior=BehaviorConfig(horizon=3, units=8, guard=0.0),
 )

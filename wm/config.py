@@ -83,6 +83,14 @@ class ModelConfig:
             )
         return config
 
+    @classmethod
+    def of_tags(cls, spec: FootageSpec) -> "ModelConfig":
+        """A model of the tags of this `spec` alone, of about 600,000 parameters: one cell has to hold what else many
+        do.
+        """
+        tags = dataclasses.replace(spec, image=None, crop=None)
+        return dataclasses.replace(cls.of(tags, "base"), groups=32)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches in the picture; a model without a camera has a single one."""
