@@ -2,8 +2,8 @@
 
 The peer, sheeprl's DreamerV3, lives in an environment of its own:
     python -m venv .venv-peer && .venv-peer/bin/pip install torch==2.13.0 sheeprl==0.8.4
-Where that is missing, Flinch is timed alone. It is built twice: as large as the bundle's model, and as large as a model
-of tags alone, as a decision depends on how many cells there are, and the peer has one.
+Where that is missing, Flinch is timed alone. The peer is there twice, as large as the bundle's model, and as large as a
+model of tags alone: what a decision takes depends on how many cells a model has, and the peer has one.
 """
 
 import json

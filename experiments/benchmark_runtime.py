@@ -35,7 +35,7 @@ class Flags:
     chromium: Path = Path("/usr/bin/chromium")
     """The browser in which the page is open."""
     policy: Literal["rule", "plan", "actor"] = "rule"
-    """Who chooses the speed, of the bundle; its figures stand in the report under its name."""
+    """Who chooses the speed, of the bundle; the figures of another than the rule stand in the report under its name."""
     minutes: float = 5.0
     """How long to measure."""
     report: Path | None = None
@@ -70,7 +70,7 @@ def run(flags: Flags) -> None:
                 measured = ticks(runtime.out)[before:]
     metrics, source = latency(measured), runfolder.provenance(flags)
     if flags.policy != "rule":
-        metrics["decisions_late"] = sum(row["chosen"] is None for row in measured)
+        metrics["decisions_late"] = sum(row["chosen"] is None for row in measured if row["fault"] is None)
     name, told = ("latency", metrics) if flags.policy == "rule" else (flags.policy, {flags.policy: metrics})
     if flags.report:
         runfolder.merge(flags.report / "runtime.json", told, {name: source})

@@ -1,9 +1,10 @@
 """The line run by whoever: fixed speeds, the operator whose footage was recorded, the plain rule, a planner, actors
-that learnt in the dream, and an oracle. The planner is the runtime's.
+that learnt in the dream, and an oracle. The planner is the runtime's, but no decision of it is ever late.
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
 same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
-vain costs as well. What the model has never seen surprises it, and is left to the plain rule.
+vain costs as well. While the model is surprised the plain rule has it; what that alone comes to with the model that
+plans and acts, which has seen jams and is surprised less by them, is an arm, too.
 
 A shift is put together from both: so many troubles, each as its run went, and for the rest of the time the line as it
 goes without; a jam stops the line for as long as it takes to clear one, drawn for each run and the same for everybody.
@@ -63,16 +64,16 @@ class Flags:
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     actor: Path = Path("runtime/line/acting")
-    """The same, with one that learnt with it; its model plans, too."""
+    """Bundle of the line with an actor that learnt with the guard; its model plans, too."""
     rule: Path = Path("runtime/line/bundle")
     """Calibrated bundle of the line that the plain rule, and the oracle's, goes by."""
     jams: int = 16
     """Runs of every kind of trouble that is there on entry."""
     late: int = 8
     """Runs of every kind that befalls a carton in mid-view."""
-    quiet: int = 40
+    quiet: int = 20
     """Runs without trouble."""
-    seed: int = 3_000_000
+    seed: int = 500_000
     """Seed of the first run."""
     jobs: int = 2
     """Processes that run the line at the same time."""
@@ -158,6 +159,7 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         "fixed lower speed": asking(repeat(LOWER)),
         "as recorded": asking(recorded(each.seed)),
         RULE: flinch(rule, Mode.ACT),
+        "rule, acting model": flinch(model, Mode.ACT),
         "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor), each.seed)),
         "actor": flinch(model, Mode.ACT, policy=Actor(model)),
         "actor without guard": flinch(unguarded, Mode.ACT, policy=Actor(unguarded)),

@@ -126,12 +126,12 @@ def _planned(
     """The sequence that a planner chooses."""
 
     @jax.jit
-    def decide(variables: Variables, key: jax.Array) -> jax.Array:
+    def decide(variables: Variables, present: LatentState, before: jax.Array, key: jax.Array) -> jax.Array:
         objective = planning.objective(one.config, variables, worth, config.discount, present, before)
         last = planning.start(config, constraints, before)
         return planning.plan(config, objective, constraints, last, before, key)[1].sequence
 
-    return decide(one.variables, jax.random.key(seed))
+    return decide(one.variables, present, before, jax.random.key(seed))
 
 
 def _beside(pictures: list[Array]) -> Iterator[Array]:

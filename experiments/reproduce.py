@@ -139,8 +139,7 @@ JOBS = (
     Job(
         "control",
         "control",
-        "--actor {out}/guarded/bundle --unguarded {out}/unguarded/bundle --rule {out}/bundle --seed 500000 --quiet 20 "
-        "--report {out}/reports",
+        "--actor {out}/guarded/bundle --unguarded {out}/unguarded/bundle --rule {out}/bundle --report {out}/reports",
         "--jams 1 --late 1 --quiet 1",
     ),
     Job("drift", "drift", "--bundle {out}/bundle --report {out}/reports", "--hours 0.05"),

@@ -90,11 +90,11 @@ def planner(config: ModelConfig, variables: model.Variables, candidates: int, fr
     state, last = rssm.start(config, ()), planning.start(search, constraints, bound)
 
     @jax.jit
-    def decide(variables: model.Variables, last: Plan, key: jax.Array) -> object:
-        objective = planning.objective(config, variables, _sum, search.discount, state, bound)
-        return planning.plan(search, objective, constraints, last, bound, key)
+    def decide(variables: model.Variables, last: Plan, state: LatentState, before: jax.Array, key: jax.Array) -> object:
+        objective = planning.objective(config, variables, _sum, search.discount, state, before)
+        return planning.plan(search, objective, constraints, last, before, key)
 
-    return lambda: decide(variables, last, jax.random.key(0))
+    return lambda: decide(variables, last, state, bound, jax.random.key(0))
 
 
 def _sum(tags: jax.Array, _: jax.Array, __: jax.Array) -> jax.Array:

@@ -13,7 +13,6 @@ from wm.alarm import Alarm
 from wm.config import AlarmConfig
 
 SPEED_DEADBAND = 0.1
-LONG_AGO = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class AlarmSettings:
       on_frames: scores in a row at or above 1 that raise the alarm.
       off_frames: scores in a row below 1, by more than the deadband, that end it.
       hold_frames: the feeder is slowed for at least this many frames, and until the alarm ends; with a policy only
-        until the alarm ends.
+        until the alarm ends and it decides.
       longest_frames: but never for more than this many, nor for more than half of a long time: an alarm that comes and
         goes must not slow a line for ever.
       slow_to: feeder speed that is asked for, 0 to 1 of full speed.
@@ -42,6 +41,23 @@ class AlarmSettings:
         return cls(config.on_delay(rate_hz), config.off_delay(rate_hz), hold, longest, act.slow_to)
 
 
+class Budget(NamedTuple):
+    """What is used up of the longest time that the feeder may be slow.
+
+    Attributes:
+      spent: frames that it was slow, less those that it was not since.
+      rests: all of it is spent, and is made up for before the feeder is slowed again.
+    """
+
+    spent: int = 0
+    rests: bool = False
+
+    def after(self, slow: bool, longest: int) -> "Budget":
+        """One frame later."""
+        spent = self.spent + 1 if slow else max(0, self.spent - 1)
+        return Budget(spent, spent >= longest or (self.rests and spent > 0))
+
+
 class AlarmState(NamedTuple):
     """The alarm after a score.
 
@@ -50,17 +66,17 @@ class AlarmState(NamedTuple):
       slow: the feeder should be slowed; whether that is asked for depends on the mode.
       contrary: scores in a row that contradict `on`.
       age: frames since the alarm last came on.
-      spent: frames that the feeder was slow, less those that it was not since.
-      rests: all of `longest_frames` are spent, and the feeder is not slowed before they are made up for.
+      alarms: what alarms have used up of the longest time. everything: what they and a policy have; an alarm is never
+        refused for what a policy has used.
       speed: what the feeder should go at, 0 to 1: `slow_to` while it should be slowed, else what a policy chooses.
     """
 
     on: bool = False
     slow: bool = False
     contrary: int = 0
-    age: int = LONG_AGO
-    spent: int = 0
-    rests: bool = False
+    age: int = 0
+    alarms: Budget = Budget()
+    everything: Budget = Budget()
     speed: float = 1.0
 
 
@@ -76,12 +92,15 @@ def follow(settings: AlarmSettings, state: AlarmState, now: Alarm, chosen: float
     """The state one frame later, with the alarm as it is then, and the speed that a policy chose, if one did."""
     on, contrary = now
     age = 0 if on and not state.on else state.age + 1
-    wanted = age < settings.longest_frames and (on or (chosen is None and age < settings.hold_frames))
-    slow = wanted and not state.rests
-    speed = settings.slow_to if slow else 1.0 if state.rests or chosen is None else _steadied(state.speed, chosen)
-    spent = state.spent + 1 if speed < 1.0 else max(0, state.spent - 1)
-    rests = spent >= settings.longest_frames or (state.rests and spent > 0)
-    return AlarmState(on, slow, contrary, age, spent, rests, speed)
+    held = chosen is None and state.slow and age < settings.hold_frames
+    slow = (on or held) and age < settings.longest_frames and not state.alarms.rests
+    if slow:
+        speed = settings.slow_to
+    else:
+        speed = 1.0 if chosen is None or state.everything.rests else _steadied(state.speed, chosen)
+    alarms = state.alarms.after(slow, settings.longest_frames)
+    everything = state.everything.after(speed < 1.0, settings.longest_frames)
+    return AlarmState(on, slow, contrary, age, alarms, everything, speed)
 
 
 def _steadied(before: float, chosen: float) -> float:
@@ -93,7 +112,7 @@ def _steadied(before: float, chosen: float) -> float:
 
 def forget(state: AlarmState) -> AlarmState:
     """No alarm, as after a gap in what was seen; what was spent of the longest time stays spent."""
-    return AlarmState(spent=state.spent, rests=state.rests)
+    return AlarmState(alarms=state.alarms, everything=state.everything)
 
 
 def command(

@@ -17,7 +17,7 @@ CAPACITY = 1 << 22
 COUNT, SIZE = struct.Struct("<Q"), struct.Struct("<I")  # by themselves, as only eight aligned bytes change at once
 START = COUNT.size + SIZE.size
 TRIES = 1000
-WHAT_IF = "what if "  # the name of what would come at other speeds, and the beginning of its pictures
+WHAT_IF = "what if"  # what would come at other speeds; the names of its pictures begin with it
 
 
 class Picture(NamedTuple):

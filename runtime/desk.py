@@ -45,7 +45,8 @@ class Desk:
         reasons = {**dict.fromkeys(POINTS), **self._reasons(tick, status), **others}
         self.faults = [reason for name in FAULTS if (reason := reasons[name])]
         self._states, entries = alarms.step(self._states, reasons, monotonic())
-        why = reasons[JAM] or reasons[CAMERA] or "the alarm is over"
+        over = "the alarm is over" if tick.chosen is None else "the policy chose it"
+        why = reasons[JAM] or reasons[CAMERA] or over
         self._post([*self._started, *entries, *self._requests(tick, why), *self._answers(status)])
         self._started = []
 
@@ -111,7 +112,7 @@ class Desk:
             CAMERA: tick.fault,
             PLC: status.reason if isinstance(status, Fault) else None,
             JOURNAL: self._scribe.fault,
-            FLOOD: f"slowed as long as allowed {at}" if tick.alarm.rests else None,
+            FLOOD: f"slowed as long as allowed {at}" if tick.alarm.alarms.rests else None,
         }
 
     def _requests(self, tick: Tick, why: str) -> list[Entry]:

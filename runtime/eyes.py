@@ -97,9 +97,14 @@ class Eyes:
             for number, glance in enumerate(self._glances)
         ]
 
+    @property
+    def settled(self) -> bool:
+        """Whether the first camera's monitor has seen enough to tell what is there."""
+        return int(self._monitors.tick[0]) >= self._bundle.monitor.settle(self._bundle.spec.rate_hz)
+
     def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
         """What the first camera's monitor makes of the present, and the action that led to it."""
-        return self._of(0).latent, self._taken(action)
+        return jax.tree.map(lambda x: x[0], self._monitors.latent), self._taken(action)
 
     def _due(self, number: int, frame: Frame | None, action: Array) -> bool:
         """Whether a frame is to be watched; where it is not to be trusted, that is what is told."""

@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from runtime.policy import RAMP
-from runtime.recorder import drawable
+from runtime.policy import RAMP_S
+from runtime.recorder import drawable, masked
 from wm import model, planning
 from wm.bundle import Bundle
 from wm.model import Variables
@@ -31,12 +31,12 @@ PAUSE_S: Final = 1.0
 
 @dataclass(frozen=True)
 class Branch:
-    """What is expected if the feeder goes at `speed`: `pictures` `[PICTURES, H, W, C]` and the tags at its end;
-    `worth` is the reward of all of it, None for a bundle that knows none.
+    """What is expected if the feeder goes at `speed`: `picture` `[H, PICTURES W, C]`, side by side, and the tags at its
+    end; `worth` is the reward of all of it, None for a bundle that knows none.
     """
 
     speed: float
-    pictures: NDArray[np.uint8]
+    picture: NDArray[np.uint8]
     tags: dict[str, float]
     worth: float | None
 
@@ -45,9 +45,12 @@ Look = Callable[[LatentState, Array], tuple[Branch, ...]]
 
 
 class Foresight:
-    """Looks ahead from the latest state that it was shown."""
+    """Looks ahead from the latest state that it was shown; and once from the one that it is made with, as that takes as
+    long as to compile it.
+    """
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, latent: LatentState, action: Array) -> None:
+        look(latent, action)
         self._look, self._branches = look, tuple[Branch, ...]()
         self._shown: tuple[LatentState, Array] | None = None
         self._news, self._closed = Event(), Event()
@@ -71,18 +74,20 @@ class Foresight:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._news.wait() and not self._closed.is_set():
+        while self._news.wait():
             self._news.clear()
+            if self._closed.is_set():
+                return
             assert self._shown is not None
             self._branches = self._look(*self._shown)
             self._closed.wait(PAUSE_S)
 
 
-def looking(one: Bundle) -> Look:
-    """What comes of the state `[N, ...]` to which the action `[1]` led, at each of `SPEEDS`."""
+def looking(one: Bundle, masks: tuple[tuple[int, int, int, int], ...] = ()) -> Look:
+    """What comes of the state `[N, ...]` to which the action `[1]` led, at each of `SPEEDS`, without what is masked."""
     frames = round(AHEAD_S * one.spec.rate_hz)
     shown = np.linspace(0, frames, PICTURES + 1).round().astype(int)[1:] - 1
-    constraints = Constraints(*(jnp.array([bound]) for bound in (0.0, 1.0, RAMP)))
+    constraints = Constraints(*(jnp.array([bound]) for bound in (0.0, 1.0, RAMP_S / one.spec.rate_hz)))
     worth = None if one.behavior is None else reward(one.spec, one.behavior.reward)
     wanted = jnp.broadcast_to(jnp.array(SPEEDS)[:, None, None], (len(SPEEDS), frames, 1))
 
@@ -101,7 +106,7 @@ def looking(one: Bundle) -> Look:
         return tuple(
             Branch(
                 speed,
-                drawable(pictures[i]),
+                np.concatenate([masked(picture, masks) for picture in drawable(pictures[i])], axis=1),
                 dict(zip(one.spec.tags, tags[i].tolist(), strict=True)),
                 None if worths is None else float(worths[i]),
             )

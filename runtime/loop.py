@@ -121,7 +121,8 @@ class Loop:
             if surprise is not None and fresh:
                 self._jams[number] = wm.alarm.step(self._jams[number], float(surprise.score), **self._fast)
                 self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
-        chosen = None if self._policy is None else self._policy(*self._eyes.present(action))
+        asked = self._policy if self._eyes.settled else None
+        chosen = None if asked is None else asked(*self._eyes.present(action))
         on = Alarm(any(each.on for each in self._jams))
         self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
@@ -136,6 +137,11 @@ class Loop:
     def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
         """What the first camera's monitor makes of the present, and the action that led to it."""
         return self._eyes.present(action)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the first camera's monitor has seen enough to tell what is there."""
+        return self._eyes.settled
 
     def fault(self, reason: str, glances: tuple[Glance, ...] = ()) -> Tick:
         """A turn without a trusted score: the heartbeat stands still, the request is withdrawn."""

@@ -24,7 +24,7 @@ from wm.reward import reward
 from wm.types import LatentState
 
 PLANNED: Final = PlanConfig(candidates=16, iterations=2, elites=3)  # what two cores do within a deadline
-RAMP: Final = 0.2  # a frame, the PLC's own way down
+RAMP_S: Final = 2.0  # a second, the drive's own way down
 WORTHWHILE: Final = 1.0  # units of the reward, on the line about a carton
 
 
@@ -51,8 +51,8 @@ class Actor:
 
 class Planner:
     """The first action of the sequences that are found, warm-started from frame to frame: of those that are as good as
-    the best, up to `WORTHWHILE`, the way to full speed or else the most cautious. What comes beyond the horizon is
-    worth what the critic says.
+    the best, up to `WORTHWHILE`, the most cautious, or all of the speed where the way to it is one of them. What comes
+    beyond the horizon is worth what the critic says.
     """
 
     def __init__(self, first: Plan, search: Search, seed: int = 0) -> None:
@@ -93,9 +93,10 @@ def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
     assert learnt is not None
     config = replace(config, discount=learnt.config.discount)
     low, high = (jnp.array(bound) for bound in (learnt.space.low, learnt.space.high))
-    constraints, worth = Constraints(low, high, jnp.full_like(low, RAMP)), reward(model.spec, learnt.reward)
+    constraints = Constraints(low, high, jnp.full_like(low, RAMP_S / model.spec.rate_hz))
+    worth = reward(model.spec, learnt.reward)
 
-    @jax.jit
+    @jax.jit  # all that has learnt is an argument: a critic that knows nothing yet is miscompiled as a constant
     def decide(
         variables: Variables, critic: Params, last: Plan, latent: LatentState, before: Array, key: Array
     ) -> tuple[Plan, Array]:
@@ -104,6 +105,6 @@ def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
         last, decision = planning.plan(config, objective, constraints, last, before, key)
         firsts, good = decision.candidates[:, 0, 0], decision.returns >= decision.expected - WORTHWHILE
         cautious = jnp.min(firsts, where=good, initial=decision.sequence[0, 0])
-        return last, jnp.where(good[planning.HIGHEST], firsts[planning.HIGHEST], cautious)
+        return last, jnp.where(good[planning.HIGHEST], high[0], cautious)
 
     return planning.start(config, constraints, high), partial(decide, model.variables, learnt.critic)

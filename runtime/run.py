@@ -5,7 +5,6 @@ import logging
 import re
 import signal
 from collections.abc import Sequence, Set
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -114,8 +113,9 @@ class Watch:
                 name: Recorder(settings.recorder, clips, model.spec.rate_hz, self._written) for name in names
             }
         foreseeing = self._window is not None and len(model.spec.actions) == 1
-        self._foresight = Foresight(looking(model)) if foreseeing else None
         self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
+        look = looking(model, self._masks[0])
+        self._foresight = Foresight(look, *self._loop.present(None)) if foreseeing else None
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(connect(settings.plc, registers))
@@ -150,17 +150,14 @@ class Watch:
                 None if each is None else masked(drawable(np.asarray(each)[self._model.monitor.shown]), masks)
                 for each, masks in zip(ahead, self._masks, strict=True)
             ]
-            self._window.show(tick, status, self._desk, images, shown, dropped, latency_s, self._branches(action))
+            self._window.show(tick, status, self._desk, images, shown, dropped, latency_s, self._branches(tick, action))
 
-    def _branches(self, action: NDArray[np.float32] | None) -> tuple[Branch, ...]:
-        """What would come at other speeds."""
-        if self._foresight is None:
+    def _branches(self, tick: Tick, action: NDArray[np.float32] | None) -> tuple[Branch, ...]:
+        """What would come at other speeds, nothing while nobody knows what is there."""
+        if self._foresight is None or tick.fault or not self._loop.settled:
             return ()
         self._foresight.show(*self._loop.present(action))
-        return tuple(
-            replace(branch, pictures=np.stack([masked(picture, self._masks[0]) for picture in branch.pictures]))
-            for branch in self._foresight.branches
-        )
+        return self._foresight.branches
 
     def _record(self, tick: Tick, images: Sequence[NDArray[np.uint8] | None]) -> None:
         """Every camera's turn; of an alarm the loudest camera keeps a clip."""

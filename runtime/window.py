@@ -102,10 +102,7 @@ class Window:
             for camera, picture in zip(self._cameras, drawn, strict=False)
             if picture is not None
         ]
-        pictures += [
-            Picture(f"{WHAT_IF}{number}", np.concatenate(branch.pictures, axis=1))
-            for number, branch in enumerate(branches)
-        ]
+        pictures += [Picture(f"{WHAT_IF}{number}", branch.picture) for number, branch in enumerate(branches)]
         self._turns += 1
         told = {
             "turns": self._turns,

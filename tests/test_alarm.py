@@ -95,13 +95,19 @@ def test_an_alarm_overrides_a_policy() -> None:
     assert [state.speed for state in chosen([0.7] * 3, on=True)] == [0.15] * 3
 
 
-def test_when_an_alarm_ends_a_policy_decides_and_where_it_is_late_the_hold_of_the_plain_rule_stands() -> None:
+def test_when_an_alarm_ends_a_policy_decides_and_until_it_does_the_hold_of_the_plain_rule_stands() -> None:
     states, state = [], AlarmState()
-    for on, speed in [(True, 0.7)] * 3 + [(False, 0.7), (False, None), (False, 1.0)] + [(False, None)] * 20:
+    for on, speed in [(True, 0.7)] * 3 + [(False, None), (False, 0.7), (False, 1.0)] + [(False, None)] * 20:
         state = follow(SETTINGS, state, Alarm(on), speed)
         states.append(state)
-    assert [state.speed for state in states[:7]] == [0.15] * 3 + [0.7, 0.15, 1.0, 0.15]
-    assert [i for i, state in enumerate(states) if state.slow] == [0, 1, 2, 4, *range(6, 20)]
+    assert [state.speed for state in states[:7]] == [0.15] * 3 + [0.15, 0.7, 1.0, 1.0]
+    assert [i for i, state in enumerate(states) if state.slow] == [0, 1, 2, 3]
+
+
+def test_an_alarm_is_not_refused_for_what_a_policy_has_used() -> None:
+    states = chosen([0.5] * 400)
+    assert [i for i, state in enumerate(states) if state.speed < 1.0] == list(range(300))
+    assert follow(SETTINGS, states[-1], Alarm(True), 0.5).speed == 0.15
 
 
 @given(st.lists(st.floats(0.1, 1.0), max_size=400), st.integers(1, 30))

@@ -1,8 +1,7 @@
 """What would come at other speeds: the world model's own forecast, and a thread that nobody waits for."""
 
 from dataclasses import replace
-from threading import Event
-from time import monotonic, sleep
+from threading import Event, Semaphore, Thread
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from wm.config import ActionSpace, BehaviorConfig, RewardConfig
 from wm.nets import symexp
 from wm.planning import Constraints
 
-NOTHING = Branch(1.0, np.zeros((PICTURES, 2, 2, 3), np.uint8), {}, None)
+NOTHING = Branch(1.0, np.zeros((2, 2 * PICTURES, 3), np.uint8), {}, None)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +28,12 @@ def test_a_branch_is_what_the_model_predicts_under_that_speed_on_the_ramp(model)
     state, action = model.start(), jnp.array([1.0])
     found = looking(model)(state.latent, action)
     assert [branch.speed for branch in found] == list(SPEEDS)
-    constraints = Constraints(*(jnp.array([bound]) for bound in (0.0, 1.0, foresight.RAMP)))
+    constraints = Constraints(*(jnp.array([bound]) for bound in (0.0, 1.0, foresight.RAMP_S / 10)))
     for branch in found:
         held = planning.project(constraints, action, jnp.full((30, 1), branch.speed))
         expected = model.predict(state, held)
         shown = 255 * np.clip(np.asarray(expected.image)[[9, 19, 29]], 0, 1)
-        np.testing.assert_allclose(branch.pictures, shown, atol=0.6)
+        np.testing.assert_allclose(branch.picture, np.concatenate(shown, axis=1), atol=0.6)
         tags = model.variables["normaliser"].tags(symexp(expected.sensors[-1]))
         np.testing.assert_allclose(list(branch.tags.values()), tags, rtol=1e-3, atol=1e-3)
         assert branch.worth is None
@@ -49,21 +48,32 @@ def test_a_branch_is_worth_its_reward_where_the_bundle_knows_one(model):
 
 def test_nobody_waits_for_what_is_looked_at_in_a_thread(monkeypatch):
     monkeypatch.setattr(foresight, "PAUSE_S", 0.0)
-    go, looked = Event(), []
+    go, at, looked = Event(), Semaphore(0), []
 
     def look(latent, action):
         looked.append(latent)
-        go.wait()
+        at.release()
+        if latent is not None:
+            go.wait()
         return (NOTHING,)
 
-    ahead = Foresight(look)
-    began = monotonic()
-    for number in range(5):
+    ahead = Foresight(look, None, jnp.array([1.0]))
+    ahead.show(0, jnp.array([1.0]))
+    assert at.acquire(timeout=10) and at.acquire(timeout=10)
+    for number in range(1, 5):
         ahead.show(number, jnp.array([1.0]))
-        sleep(0.01)
-    assert ahead.branches == () and looked == [0] and monotonic() - began < 1.0
+    assert ahead.branches == () and looked == [None, 0]
     go.set()
-    while len(looked) < 2:
-        sleep(0.01)
+    assert at.acquire(timeout=10)
     ahead.close()
-    assert looked == [0, 4] and ahead.branches == (NOTHING,)
+    assert looked == [None, 0, 4] and ahead.branches == (NOTHING,)
+
+
+def test_one_that_is_closed_ends_whatever_it_was_at():
+    for _ in range(50):
+        ahead = Foresight(lambda latent, action: (NOTHING,), None, jnp.array([1.0]))
+        ahead.show(0, jnp.array([1.0]))
+        closer = Thread(target=ahead.close)
+        closer.start()
+        closer.join(10)
+        assert not closer.is_alive()

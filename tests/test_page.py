@@ -33,7 +33,7 @@ from runtime.window import Window, _facts
 CHROMIUM = shutil.which("chromium")
 PICTURE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 BRANCHES = [
-    Branch(speed, np.full((PICTURES, 64, 64, 3), 200 * speed, np.uint8), {"blocked_s": 1.25 - speed}, worth)
+    Branch(speed, np.full((64, 64 * PICTURES, 3), 200 * speed, np.uint8), {"blocked_s": 1.25 - speed}, worth)
     for speed, worth in ((1.0, 3.5), (0.5, None))
 ]
 

@@ -61,7 +61,7 @@ class Decision:
     """What a search came to.
 
     Attributes:
-      sequence: `[K, A]` float32, the best of the candidates; its first action is the one to take now.
+      sequence: `[K, A]` float32, the best of the candidates; its first action is the best to take now.
       expected: `[]` float32, its return; nan where no return is a number, and the present action is held.
       candidates: `[B, K, A]` float32, all that were judged; the first four are the last plan, the present action held,
         and the ways to the lowest and to the highest.
