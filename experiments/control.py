@@ -59,12 +59,12 @@ CLEARING: Final = 0xC1EA4  # keeps its random stream apart from the plant's
 class Flags:
     """Flags of experiments.control."""
 
+    actor: Path
+    """Bundle of the line with an actor that learnt with the guard; its model plans, too."""
     unguarded: Path
-    """Bundle of the line with an actor that learnt without the guard."""
+    """The same model, with an actor that learnt without the guard."""
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
-    actor: Path = Path("runtime/line/acting")
-    """Bundle of the line with an actor that learnt with the guard; its model plans, too."""
     rule: Path = Path("runtime/line/bundle")
     """Calibrated bundle of the line that the plain rule, and the oracle's, goes by."""
     jams: int = 16

@@ -63,7 +63,7 @@ def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
     monkeypatch.setattr(control, "SETTLED_S", 1.0)
     monkeypatch.setattr(arms, "WARM_UP_S", 1.0)
     bundle.save(acting, tmp_path / "actor")
-    flags = Flags(tmp_path / "actor", tmp_path, tmp_path / "actor")
+    flags = Flags(tmp_path / "actor", tmp_path / "actor", tmp_path)
     control._arms(flags, tmp_path, Run("entry", control.NEVER, 7))
     (path,) = tmp_path.glob("*.json")
     told = json.loads(path.read_bytes())
@@ -88,5 +88,5 @@ def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
 
 def test_a_bundle_without_an_actor_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no actor; give the bundle that experiments\.learn wrote"):
-        control.run(Flags(BUNDLE, tmp_path / "out"))
+        control.run(Flags(BUNDLE, BUNDLE, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

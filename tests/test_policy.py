@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from runtime import arms
-from runtime.alarm import AlarmState
-from runtime.arms import Trouble, begin, film, flinch
+from runtime.arms import flinch
 from runtime.line.line import Line
-from runtime.loop import VALID_FOR_MS, Tick
-from runtime.policy import PLANNED, Actor, InTime, Planner, search
-from runtime.registers import Command, Mode
-from wm import bundle, rssm
+from runtime.policy import Actor, InTime, Planner, search
+from runtime.registers import Mode
+from wm import rssm
 from wm.config import PlanConfig, RewardConfig
 
 ROOT = Path(__file__).parents[1]
@@ -66,22 +64,6 @@ def test_a_planner_slows_on_the_ramp_and_only_where_it_is_worthwhile_and_else_as
     planner = Planner(*search(replace(acting, behavior=slower), PlanConfig()))
     told = [planner(latent, jnp.array([speed])) for speed in (0.8, 0.6, 0.4, 0.0, 1.0)]
     np.testing.assert_allclose(told, chosen, atol=1e-6)
-
-
-def test_the_shipped_planner_slows_before_any_alarm_for_a_carton_that_jams_otherwise_and_not_before_it_comes():
-    acting = bundle.load(ROOT / "runtime" / "line" / "acting")
-    start = begin(5_000_104, Trouble(79, "double"), lambda: None)
-    fixed = film(start, lambda frame, _: (calm(frame.time), None), lambda: None)
-    planned = film(start, flinch(acting, Mode.ACT, policy=Planner(*search(acting, PLANNED))), lambda: None)
-    assert arms.block(fixed) is not None and arms.block(planned) is None
-    slowed = next(shot.frame.time for shot in planned.shots if shot.tick.command.speed_request < 1.0)
-    alarmed = next(shot.frame.time for shot in planned.shots if shot.tick.alarm.on)
-    assert fixed.events.onsets[0].time < slowed < alarmed
-    assert arms.cartons(planned) >= 27
-
-
-def calm(time):
-    return Tick(time, 0.0, AlarmState(), Command(1, Mode.ACT, False, 0.0, 1.0, VALID_FOR_MS))
 
 
 def test_an_actor_that_knows_nothing_chooses_the_middle(acting, latent):
