@@ -67,22 +67,27 @@ class Planner:
 
 
 class InTime:
-    """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for."""
+    """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for. Once in
+    a row, what it chose before stands.
+    """
 
     def __init__(self, policy: Policy, deadline_s: float) -> None:
         self._policy, self._deadline_s = policy, deadline_s
         self._thread = ThreadPoolExecutor(1, "policy")
         self._asked: Future[float | None] | None = None
+        self._before: float | None = None
 
     def __call__(self, latent: LatentState, action: Array) -> float | None:
+        before, self._before = self._before, None
         if self._asked is not None and not self._asked.done():
-            return None
+            return before
         self._asked = self._thread.submit(self._policy, latent, action)
         try:
             chosen = self._asked.result(self._deadline_s)
         except TimeoutError:
-            return None
-        return chosen if chosen is not None and isfinite(chosen) else None
+            return before
+        self._before = chosen if chosen is not None and isfinite(chosen) else None
+        return self._before
 
 
 def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:

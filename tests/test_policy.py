@@ -86,5 +86,19 @@ def test_who_is_late_is_not_waited_for_and_asked_again_only_when_done(latent):
     assert in_time(latent, np.array([3.0])) == 0.3 and asked == [1.0, 3.0]
 
 
+def test_for_one_that_is_late_once_its_last_choice_stands_and_then_the_plain_rule(latent):
+    go = Event()
+
+    def slow(latent, action):
+        assert action[0] < 3.0 or go.wait(10)
+        return float(action[0])
+
+    in_time = InTime(slow, deadline_s=1.0)
+    assert in_time(latent, np.array([0.5])) == 0.5
+    in_time._deadline_s = 0.02
+    assert [in_time(latent, np.array([number])) for number in (3.0, 4.0, 5.0)] == [0.5, None, None]
+    go.set()
+
+
 def test_a_choice_that_is_not_a_number_is_none(latent):
     assert InTime(lambda latent, action: float("nan"), deadline_s=1.0)(latent, np.array([1.0])) is None
