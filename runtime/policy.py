@@ -67,8 +67,8 @@ class Planner:
 
 
 class InTime:
-    """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for. Once in
-    a row, what it chose before stands.
+    """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for, and
+    what it chose before stands once.
     """
 
     def __init__(self, policy: Policy, deadline_s: float) -> None:
