@@ -3,8 +3,9 @@ that learnt in the dream, and an oracle. The planner is the runtime's, but no de
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
 same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
-vain costs as well. While the model is surprised the plain rule has it; what that alone comes to with the model that
-plans and acts, which has seen jams and is surprised less by them, is an arm, too.
+vain costs as well. While the model is surprised the plain rule has it. What that alone comes to with the model that
+plans and acts, which has seen jams and is surprised less by them, is an arm, too; and so is the rule without its hold,
+as a policy has none either.
 
 A shift is put together from both: so many troubles, each as its run went, and for the rest of the time the line as it
 goes without; a jam stops the line for as long as it takes to clear one, drawn for each run and the same for everybody.
@@ -37,6 +38,7 @@ from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
 from runtime.policy import PLANNED, Actor, Planner, Search, search
 from runtime.registers import Command, Mode
+from runtime.settings import ActSettings
 from wm import bundle, compilation
 from wm.bundle import Bundle
 from wm.errors import InputError
@@ -159,6 +161,7 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         "fixed lower speed": asking(repeat(LOWER)),
         "as recorded": asking(recorded(each.seed)),
         RULE: flinch(rule, Mode.ACT),
+        "rule, no hold": flinch(rule, Mode.ACT, act=ActSettings(hold_s=0.0)),
         "rule, acting model": flinch(model, Mode.ACT),
         "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor), each.seed)),
         "actor": flinch(model, Mode.ACT, policy=Actor(model)),

@@ -33,6 +33,7 @@ ARM_S: Final = 26.0
 NUMBERS: Final = range(78, 81)  # of the carton in trouble: it comes into view 2 to 5 s after the snapshot
 
 FORESIGHT_S: Final = 8.0  # an alarm that no jam follows within this time is a false one
+ACT: Final = ActSettings()  # as it is where nobody sets anything
 DEADLINE_S: Final = 5.0  # of the PLC client: in lock-step a slow machine must not change the run
 
 
@@ -88,9 +89,11 @@ class Arm(NamedTuple):
 Watcher = Callable[[LineFrame, PlantSnapshot], tuple[Tick, Array | None]]
 
 
-def flinch(model: Bundle, mode: Mode, *, shown: bool = False, policy: Policy | None = None) -> Watcher:
+def flinch(
+    model: Bundle, mode: Mode, *, shown: bool = False, policy: Policy | None = None, act: ActSettings = ACT
+) -> Watcher:
     """The runtime's loop, with its policy; with `shown` it also draws the picture to come."""
-    loop = Loop(model, alarm_settings(model), mode, policy=policy)
+    loop = Loop(model, alarm_settings(model, act), mode, policy=policy)
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
         tick = loop.tick([Frame(frame.image, frame.time, 0)], frame.sensors, frame.action)
@@ -116,8 +119,8 @@ def oracle(model: Bundle) -> Watcher:
     return watch
 
 
-def alarm_settings(model: Bundle) -> AlarmSettings:
-    return AlarmSettings.of(model.alarm, ActSettings(), SPEC.rate_hz)
+def alarm_settings(model: Bundle, act: ActSettings = ACT) -> AlarmSettings:
+    return AlarmSettings.of(model.alarm, act, SPEC.rate_hz)
 
 
 def begin(seed: int, trouble: Trouble, tick: Callable[[], None]) -> Start:

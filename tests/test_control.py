@@ -73,13 +73,16 @@ def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
         "fixed lower speed",
         "as recorded",
         "rule",
+        "rule, no hold",
         "rule, acting model",
         "plan",
         "actor",
         "actor without guard",
         "oracle",
     ]
-    assert {told["arms"][name]["speed"] for name in ("fixed speed", "rule", "rule, acting model", "oracle")} == {1.0}
+    assert {
+        told["arms"][name]["speed"] for name in ("fixed speed", "rule", "rule, no hold", "rule, acting model", "oracle")
+    } == {1.0}
     assert all(
         told["arms"][name]["speed"] < 0.95 for name in ("fixed lower speed", "plan", "actor", "actor without guard")
     )
