@@ -2,7 +2,7 @@
 that learnt in the dream, and an oracle. The planner is the runtime's, but no decision of it is ever late.
 
 One carton of a run is in trouble, and it jams where nobody does anything; from one snapshot everybody goes on from the
-same moment, through the PLC process and Modbus. In as many runs nothing is in trouble, so that what somebody does in
+same moment, through the PLC process and Modbus. In other runs nothing is in trouble, so that what somebody does in
 vain costs as well. While the model is surprised the plain rule has it. What that alone comes to with the model that
 plans and acts, which has seen jams and is surprised less by them, is an arm, too; and so is the rule without its hold,
 as a policy has none either.
