@@ -121,6 +121,13 @@ JOBS = (
     Job("footage/experience", "experience", "--trouble 0.05", "--minutes 4"),
     Job("experience", "train", "--footage {out}/footage/experience --steps 13000", "--steps 2 --size debug"),
     Job(
+        "whatif",
+        "plan",
+        "--bundle {out}/experience/bundle --footage {out}/footage/experience --episode 5 --time 43.2 --seconds 5 "
+        "--candidates 1.0 0.5 0.1",
+        "--episode 0 --time 5 --seconds 1",
+    ),
+    Job(
         "acting",
         "calibrate",
         "--bundle {out}/experience/bundle --footage {out}/footage/normal --split train",

@@ -112,10 +112,10 @@ class Watch:
             self._recorders = {
                 name: Recorder(settings.recorder, clips, model.spec.rate_hz, self._written) for name in names
             }
-        foreseeing = self._window is not None and len(model.spec.actions) == 1
         self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
-        look = looking(model, self._masks[0])
-        self._foresight = Foresight(look, *self._loop.present(None)) if foreseeing else None
+        self._foresight = None
+        if self._window is not None and len(model.spec.actions) == 1:
+            self._foresight = Foresight(looking(model, self._masks[0]), *self._loop.present(None))
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(connect(settings.plc, registers))
