@@ -177,9 +177,11 @@ def test_a_truncated_video_is_refused_by_name(noisy_mkv: Path, tmp_path: Path) -
 
 
 def test_a_video_damaged_in_the_middle_is_refused_and_not_made_up(noisy_mkv: Path, tmp_path: Path) -> None:
+    with av.open(str(noisy_mkv)) as container:
+        packet = bytes(list(container.demux(video=0))[45])
     content = bytearray(noisy_mkv.read_bytes())
-    middle = slice(len(content) // 2, len(content) // 2 + 20)
-    content[middle] = bytes(255 - byte for byte in content[middle])
+    start = content.index(packet)
+    content[start : start + 20] = bytes(255 - byte for byte in packet[:20])
     damaged = tmp_path / "damaged.mkv"
     damaged.write_bytes(content)
     with pytest.raises(InputError, match=r"damaged\.mkv is broken after [45]\.\d s"):
