@@ -70,7 +70,7 @@ def run(flags: Flags) -> None:
                 measured = ticks(runtime.out)[before:]
     metrics, source = latency(measured), runfolder.provenance(flags)
     if flags.policy != "rule":
-        metrics["decisions_late"] = sum(row["chosen"] is None for row in measured if row["fault"] is None)
+        metrics["undecided"] = sum(row["chosen"] is None for row in measured if row["fault"] is None)
     name, told = ("latency", metrics) if flags.policy == "rule" else (flags.policy, {flags.policy: metrics})
     if flags.report:
         runfolder.merge(flags.report / "runtime.json", told, {name: source})
@@ -79,7 +79,7 @@ def run(flags: Flags) -> None:
         f"from camera to register {metrics['camera_to_register_median_ms']:.1f} ms, p99 "
         f"{metrics['camera_to_register_p99_ms']:.1f} ms, worst {metrics['camera_to_register_worst_ms']:.1f} ms, over "
         f"{metrics['frames']} frames, {metrics['frames_dropped']} dropped"
-        + (f", {metrics['decisions_late']} decisions late" if flags.policy != "rule" else "")
+        + (f", {metrics['undecided']} undecided" if flags.policy != "rule" else "")
         + f"\nwrote {folder}",
         highlight=False,
     )

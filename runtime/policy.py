@@ -25,7 +25,8 @@ from wm.types import LatentState
 
 PLANNED: Final = PlanConfig(candidates=16, iterations=2, elites=3)  # what two cores do within a deadline
 RAMP_S: Final = 2.0  # a second, the drive's own way down
-WORTHWHILE: Final = 1.0  # units of the reward, on the line about a carton
+WORTHWHILE: Final = 0.5  # units of the reward, on the line about half a carton
+CAUTION: Final = 1.0  # of these, too
 
 
 Search = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
@@ -50,9 +51,9 @@ class Actor:
 
 
 class Planner:
-    """The first action of the sequences that are found, warm-started from frame to frame: of those that are as good as
-    the best, up to `WORTHWHILE`, the most cautious, or all of the speed where the way to it is one of them. What comes
-    beyond the horizon is worth what the critic says.
+    """The first action of the sequences that are found, warm-started from frame to frame: all of the speed where the
+    way to it is as good as the best, up to `WORTHWHILE`, and else the most cautious of those that are, up to `CAUTION`.
+    What comes beyond the horizon is worth what the critic says.
     """
 
     def __init__(self, first: Plan, search: Search, seed: int = 0) -> None:
@@ -68,26 +69,29 @@ class Planner:
 
 class InTime:
     """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for, and
-    what it chose before stands once.
+    what it has decided of the frame before stands.
     """
 
     def __init__(self, policy: Policy, deadline_s: float) -> None:
         self._policy, self._deadline_s = policy, deadline_s
         self._thread = ThreadPoolExecutor(1, "policy")
         self._asked: Future[float | None] | None = None
-        self._before: float | None = None
 
     def __call__(self, latent: LatentState, action: Array) -> float | None:
-        before, self._before = self._before, None
-        if self._asked is not None and not self._asked.done():
-            return before
+        before = None
+        if self._asked is not None:
+            if not self._asked.done():
+                return None
+            before = _number(self._asked.result())
         self._asked = self._thread.submit(self._policy, latent, action)
         try:
-            chosen = self._asked.result(self._deadline_s)
+            return _number(self._asked.result(self._deadline_s))
         except TimeoutError:
             return before
-        self._before = chosen if chosen is not None and isfinite(chosen) else None
-        return self._before
+
+
+def _number(chosen: float | None) -> float | None:
+    return chosen if chosen is not None and isfinite(chosen) else None
 
 
 def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
@@ -108,8 +112,8 @@ def search(model: Bundle, config: PlanConfig) -> tuple[Plan, Search]:
         value = partial(actor.value, learnt.config, learnt.space, critic)
         objective = planning.objective(model.config, variables, worth, config.discount, latent, before, value)
         last, decision = planning.plan(config, objective, constraints, last, before, key)
-        firsts, good = decision.candidates[:, 0, 0], decision.returns >= decision.expected - WORTHWHILE
-        cautious = jnp.min(firsts, where=good, initial=decision.sequence[0, 0])
-        return last, jnp.where(good[planning.HIGHEST], high[0], cautious)
+        lost = decision.expected - decision.returns
+        cautious = jnp.min(decision.candidates[:, 0, 0], where=lost <= CAUTION, initial=decision.sequence[0, 0])
+        return last, jnp.where(lost[planning.HIGHEST] <= WORTHWHILE, high[0], cautious)
 
     return planning.start(config, constraints, high), partial(decide, model.variables, learnt.critic)

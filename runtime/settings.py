@@ -93,7 +93,7 @@ class ActSettings(Section):
 
     While nothing is alarming, a `policy` may choose the speed: an actor that learnt in the dream, or a planner, both in
     the bundle. It sees what is still on its way, so that with it an alarm is not held. What it has not decided after
-    `deadline_s` is not waited for.
+    `deadline_s` is not waited for, and stands a frame later.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1

@@ -86,7 +86,7 @@ def test_who_is_late_is_not_waited_for_and_asked_again_only_when_done(latent):
     assert in_time(latent, np.array([3.0])) == 0.3 and asked == [1.0, 3.0]
 
 
-def test_for_one_that_is_late_once_its_last_choice_stands_and_then_the_plain_rule(latent):
+def test_for_a_choice_that_is_late_the_one_of_the_frame_before_stands(latent):
     go = Event()
 
     def slow(latent, action):
@@ -96,7 +96,11 @@ def test_for_one_that_is_late_once_its_last_choice_stands_and_then_the_plain_rul
     in_time = InTime(slow, deadline_s=1.0)
     assert in_time(latent, np.array([0.5])) == 0.5
     in_time._deadline_s = 0.02
-    assert [in_time(latent, np.array([number])) for number in (3.0, 4.0, 5.0)] == [0.5, None, None]
+    assert [in_time(latent, np.array([number])) for number in (3.0, 4.0)] == [0.5, None]
+    go.set()
+    in_time._asked.result()
+    go.clear()
+    assert in_time(latent, np.array([5.0])) == 3.0
     go.set()
 
 
