@@ -92,12 +92,11 @@ Watcher = Callable[[LineFrame, PlantSnapshot], tuple[Tick, Array | None]]
 def flinch(
     model: Bundle, mode: Mode, *, shown: bool = False, policy: Policy | None = None, act: ActSettings = ACT
 ) -> Watcher:
-    """The runtime's loop, with its policy; with `shown` it also draws the picture to come."""
+    """The runtime's loop, its policy and its faults of the camera; with `shown` it also draws the picture to come."""
     loop = Loop(model, alarm_settings(model, act), mode, policy=policy)
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
         tick = loop.tick([Frame(frame.image, frame.time, 0)], frame.sensors, frame.action)
-        assert tick.surprise is not None, tick.fault
         ahead = loop.look_ahead(frame.action)[0] if shown else None
         return tick, None if ahead is None else ahead[model.monitor.shown]
 
