@@ -5,7 +5,7 @@ One carton of a run is in trouble, and it jams where nobody does anything; from 
 same moment, through the PLC process and Modbus. In other runs nothing is in trouble, so that what somebody does in
 vain costs as well. While the model is surprised the plain rule has it. What that alone comes to with the model that
 plans and acts, which has seen jams and is surprised less by them, is an arm, too; and so is the rule without its hold,
-as a policy has none either.
+as a policy has none either. The oracle has tried beforehand, on the plant itself, and slows as little as will do.
 
 A shift is put together from both: so many troubles, each as its run went, and for the rest of the time the line as it
 goes without; a jam stops the line for as long as it takes to clear one, drawn for each run and the same for everybody.
@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import repeat
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +30,9 @@ from experiments.jams import KINDS, Run, Wanted
 from experiments.workers import processes
 from runtime import arms
 from runtime.alarm import AlarmState
-from runtime.arms import Arm, Trouble, Watcher, begin, film, flinch, oracle
+from runtime.arms import Arm, Start, Trouble, Watcher, begin, film, flinch
 from runtime.line.cartons import TAILS
-from runtime.line.line import SPEC, LineFrame
+from runtime.line.line import SCANS_PER_FRAME, SPEC, Line, LineFrame
 from runtime.line.operator import schedule
 from runtime.line.plant import Snapshot
 from runtime.loop import VALID_FOR_MS, Tick
@@ -54,6 +54,10 @@ SETTLED_S: Final = 20.0  # the last of a run, in which nothing is left of how it
 RESAMPLED: Final = 1000
 NEVER: Final = Trouble(10**6, "lid")
 FULL, LOWER = 1.0, 0.6
+# Speed, for how long, and how long before the jam that would be: the least loss first.
+SLOWDOWNS: Final = sorted(
+    product((0.8, 0.5, 0.3, 0.1), (0.5, 1.0, 2.0, 4.0), (1.5, 2.0, 3.0)), key=lambda each: (1.0 - each[0]) * each[1]
+)
 CLEARING: Final = 0xC1EA4  # keeps its random stream apart from the plant's
 
 
@@ -68,7 +72,7 @@ class Flags:
     out: Path
     """Folder of the run. Start again with the same flags and it goes on where it stopped."""
     rule: Path = Path("runtime/line/bundle")
-    """Calibrated bundle of the line that the plain rule, and the oracle's, goes by."""
+    """Calibrated bundle of the line that the plain rule goes by."""
     jams: int = 16
     """Runs of every kind of trouble that is there on entry."""
     late: int = 8
@@ -127,6 +131,34 @@ def recorded(seed: int) -> Iterator[float]:
     return iter(schedule(seed, arms.frames(arms.WARM_UP_S + arms.ARM_S), SPEC.rate_hz).tolist())
 
 
+def foreknown(start: Start) -> NDArray[np.float32]:
+    """The speed at each frame of an arm with the first of `SLOWDOWNS` that lets nothing jam; where none is needed, or
+    none does, full speed all the time.
+    """
+    full = np.full(arms.frames(arms.ARM_S), FULL, np.float32)
+    jam = tried(start, full)
+    for speed, lasts, lead in SLOWDOWNS if jam is not None else ():
+        speeds, first = full.copy(), max(0, arms.frames(jam - lead))
+        speeds[first : first + arms.frames(lasts)] = speed
+        if tried(start, speeds) is None:
+            return speeds
+    return full
+
+
+def tried(start: Start, speeds: NDArray[np.float32]) -> float | None:
+    """When the plant jams, seconds after the snapshot, if these speeds are asked for, each from the next frame on."""
+    with Line(start.seed, tail_rate=0.0, tails=start.trouble.tails, mishaps=start.trouble.mishaps) as line:
+        line.restore(start.snapshot)
+        before = line.time
+        for speed in (FULL, *speeds[:-1]):
+            line.operator_speed = float(speed)
+            for _ in range(SCANS_PER_FRAME):
+                line.scan()
+            if line.events.blocks:
+                return line.events.blocks[0].time - before
+    return None
+
+
 @cache
 def _model(path: Path) -> Bundle:
     compilation.keep()
@@ -166,7 +198,7 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
         "plan": flinch(model, Mode.ACT, policy=Planner(*_search(flags.actor), each.seed)),
         "actor": flinch(model, Mode.ACT, policy=Actor(model)),
         "actor without guard": flinch(unguarded, Mode.ACT, policy=Actor(unguarded)),
-        "oracle": oracle(rule),
+        "oracle": asking(chain(repeat(FULL, len(start.warm_up)), foreknown(start))),
     }
     clearing = np.random.default_rng((CLEARING, each.seed)).uniform(*CLEARING_MIN)
     row: dict[str, Any] = {

@@ -1,13 +1,14 @@
 """The line run by whoever: a shift put together by hand, and one run with everybody in it."""
 
 import json
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
 
 from experiments import control
 from experiments.control import Flags
-from experiments.jams import Run
+from experiments.jams import Run, draw
 from runtime import arms
 from runtime.demo import BUNDLE
 from wm import bundle
@@ -56,6 +57,22 @@ def test_everybody_is_compared_with_the_plain_rule_over_the_same_runs():
     less = control.shift(TROUBLED, QUIET, "fixed")["cartons"] - control.shift(TROUBLED, QUIET, "rule")["cartons"]
     assert found["fixed"]["cartons_more_than_rule"] == less
     assert found["fixed"]["low"] == pytest.approx(less) and found["fixed"]["high"] == pytest.approx(less)
+
+
+def test_the_oracle_slows_as_little_as_will_do_and_the_line_goes_as_it_had_been_tried(monkeypatch):
+    monkeypatch.setattr(control, "SLOWDOWNS", [(1.0, 9.0, 1.0), (0.5, 4.0, 3.0), (0.1, 9.0, 3.0)])
+    each = draw("entry", "double", 5_003_000)
+    start = arms.begin(each.seed, each.trouble, control.idle)
+    speeds = control.foreknown(start)
+    assert np.count_nonzero(speeds == 0.5) == 40 and np.count_nonzero(speeds == 1.0) == len(speeds) - 40
+    jam = control.tried(start, np.ones_like(speeds))
+    assert jam is not None and np.argmin(speeds) == arms.frames(jam - 3.0)
+    unwatched, told = (
+        arms.film(start, control.asking(chain(repeat(1.0, len(start.warm_up)), asked)), control.idle)
+        for asked in (np.ones_like(speeds), speeds)
+    )
+    assert arms.block(unwatched) == pytest.approx(start.warm_up[-1][0].time + jam)
+    assert arms.block(told) is None
 
 
 def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
