@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from math import isfinite
+from time import monotonic
 from typing import Final, Protocol
 
 import jax
@@ -27,6 +28,7 @@ PLANNED: Final = PlanConfig(candidates=16, iterations=2, elites=3)  # what two c
 RAMP_S: Final = 2.0  # a second, the drive's own way down
 WORTHWHILE: Final = 0.5  # units of the reward, on the line about half a carton
 CAUTION: Final = 1.0  # of these, too
+STALE_S: Final = 0.5  # as long as a command is valid
 
 
 Search = Callable[[Plan, LatentState, Array, Array], tuple[Plan, Array]]
@@ -69,20 +71,22 @@ class Planner:
 
 class InTime:
     """A policy in a thread of its own: what it has not decided `deadline_s` after it was asked is not waited for, and
-    what it has decided of the frame before stands.
+    what it has decided of the frame before stands; but nothing of before a gap in what was seen.
     """
 
     def __init__(self, policy: Policy, deadline_s: float) -> None:
         self._policy, self._deadline_s = policy, deadline_s
         self._thread = ThreadPoolExecutor(1, "policy")
         self._asked: Future[float | None] | None = None
+        self._since = 0.0
 
     def __call__(self, latent: LatentState, action: Array) -> float | None:
         before = None
         if self._asked is not None:
             if not self._asked.done():
                 return None
-            before = _number(self._asked.result())
+            before = _number(self._asked.result()) if monotonic() - self._since < STALE_S else None
+        self._since = monotonic()
         self._asked = self._thread.submit(self._policy, latent, action)
         try:
             return _number(self._asked.result(self._deadline_s))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from runtime import arms
+from runtime import arms, policy
 from runtime.arms import flinch
 from runtime.line.line import Line
 from runtime.policy import Actor, InTime, Planner, search
@@ -101,6 +101,21 @@ def test_for_a_choice_that_is_late_the_one_of_the_frame_before_stands(latent):
     in_time._asked.result()
     go.clear()
     assert in_time(latent, np.array([5.0])) == 3.0
+    go.set()
+
+
+def test_a_choice_from_before_a_gap_does_not_stand(latent, monkeypatch):
+    now, go = [10.0], Event()
+    monkeypatch.setattr(policy, "monotonic", lambda: now[0])
+
+    def slow(latent, action):
+        assert action[0] < 1.0 or go.wait(10)
+        return float(action[0])
+
+    in_time = InTime(slow, deadline_s=1.0)
+    assert in_time(latent, np.array([0.5])) == 0.5
+    in_time._deadline_s, now[0] = 0.02, 10.0 + policy.STALE_S
+    assert in_time(latent, np.array([1.0])) is None
     go.set()
 
 
