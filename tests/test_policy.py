@@ -56,7 +56,14 @@ def test_who_does_not_decide_leaves_it_to_the_plain_rule(acting, frames):
     assert {watch(frame, None)[0].command.speed_request for frame in frames[:5]} == {1.0}
 
 
-@pytest.mark.parametrize(("worth", "chosen"), [(-0.01, [0.8, 0.8, 0.8, 0.8, 0.8]), (-10.0, [0.6, 0.4, 0.2, 0.2, 0.8])])
+@pytest.mark.parametrize(
+    ("worth", "chosen"),
+    [
+        (-0.01, [0.8, 0.8, 0.8, 0.8, 0.8]),
+        (-0.09, [0.6, 0.4, 0.2, 0.2, 0.8]),  # full speed loses more than half a unit, and less than one
+        (-10.0, [0.6, 0.4, 0.2, 0.2, 0.8]),
+    ],
+)
 def test_a_planner_slows_on_the_ramp_and_only_where_it_is_worthwhile_and_else_asks_for_all(
     acting, latent, worth, chosen
 ):
