@@ -35,7 +35,9 @@ class Flags:
     chromium: Path = Path("/usr/bin/chromium")
     """The browser in which the page is open."""
     policy: Literal["rule", "plan", "actor"] = "rule"
-    """Who chooses the speed, of the bundle; the figures of another than the rule stand in the report under its name."""
+    """Who chooses the speed; the figures of another than the rule stand in the report under its name."""
+    simulator: Path = Path("runtime/line/acting")
+    """Bundle that another than the rule dreams with."""
     minutes: float = 5.0
     """How long to measure."""
     report: Path | None = None
@@ -56,7 +58,7 @@ def run(flags: Flags) -> None:
             "mode": "act",
             "cameras": [{"source": FILM, "loop": True}],
             "plc": stand.plc(plc.address),
-            "act": {"policy": flags.policy},
+            "act": {} if flags.policy == "rule" else {"policy": flags.policy, "simulator": flags.simulator},
             "recorder": {},
         }
         with Runtime(folder, settings) as runtime:

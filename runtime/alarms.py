@@ -18,7 +18,7 @@ POINTS: Final = {
         Point(PLC, 2, "Flinch can ask the PLC for nothing", "look at the network and the PLC", 1.0, 1.0, latched=False),
         Point(JOURNAL, 2, "what happens is not written down", "make room on the disk", latched=False),
         Point(FLOOD, 2, "Flinch no longer slows the feeder", "find out why it alarms so often", latched=False),
-        Point(BUNDLE, 2, "Flinch runs on an earlier model", "put a sound bundle in place and start again"),
+        Point(BUNDLE, 2, "Flinch runs without a bundle that it should have", "put it in place and start again"),
         Point(PAGE, 3, "nobody can look or ask", "wait: it is started again", latched=False),
         Point(MQTT, 3, "nobody else in the plant is told", "look at network and broker", 3.0, 1.0, latched=False),
         Point(DRIFT, 3, "the machine or its light changes slowly", "look for wear, dirt and ageing lamps"),

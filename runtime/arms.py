@@ -90,10 +90,16 @@ Watcher = Callable[[LineFrame, PlantSnapshot], tuple[Tick, Array | None]]
 
 
 def flinch(
-    model: Bundle, mode: Mode, *, shown: bool = False, policy: Policy | None = None, act: ActSettings = ACT
+    model: Bundle,
+    mode: Mode,
+    *,
+    shown: bool = False,
+    policy: Policy | None = None,
+    simulator: Bundle | None = None,
+    act: ActSettings = ACT,
 ) -> Watcher:
     """The runtime's loop, its policy and its faults of the camera; with `shown` it also draws the picture to come."""
-    loop = Loop(model, alarm_settings(model, act), mode, policy=policy)
+    loop = Loop(model, alarm_settings(model, act), mode, policy=policy, simulator=simulator)
 
     def watch(frame: LineFrame, _: PlantSnapshot) -> tuple[Tick, Array | None]:
         tick = loop.tick([Frame(frame.image, frame.time, 0)], frame.sensors, frame.action)

@@ -13,10 +13,11 @@ from rich.console import Console
 from runtime import mqtt
 from runtime.camera import Camera, open_camera
 from runtime.eyes import Eyes
+from runtime.known_good import Chosen
 from runtime.loop import Loop
 from runtime.plc import Fault, PlcClient, connect
 from runtime.registers import RegisterMap, Status, read_map, state_name
-from runtime.run import Tags, alarm_settings, load
+from runtime.run import Tags, alarm_settings, load, simulator_of
 from runtime.settings import CameraSettings, Settings
 from runtime.sight import View
 from wm.bundle import Bundle
@@ -40,18 +41,20 @@ def check(settings: Settings) -> int:
     """Tells what is found, as it is found; returns the exit code, 0 where all is in order."""
     console, sound = Console(highlight=False, markup=False, soft_wrap=True), True
     for finding in findings(settings):
-        console.print(f"{finding.name:8}{'ok' if finding.sound else 'FAULT':7}{finding.told}")
+        console.print(f"{finding.name:10}{'ok' if finding.sound else 'FAULT':7}{finding.told}")
         sound = sound and finding.sound
     return 0 if sound else 1
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    """Bundle, folder, camera, PLC and broker, one after the other; a fault of one keeps none of the others from being
+    """Bundles, folder, camera, PLC and broker, one after the other; a fault of one keeps none of the others from being
     seen.
     """
     with ExitStack() as stack:
         loaded: list[Bundle] = []
         yield _found("bundle", lambda: _bundle(settings, loaded))
+        if loaded and settings.act.simulator is not None:
+            yield _found("simulator", lambda: _simulator(settings, loaded[0]))
         yield _found("out", lambda: _folder(settings.out))
         if loaded:
             for camera in settings.cameras:
@@ -82,6 +85,13 @@ def _bundle(settings: Settings, loaded: list[Bundle]) -> str:
     if found.why is not None:
         raise InputError(f"{found.why} Flinch would run on an earlier model, {told}")
     return told
+
+
+def _simulator(settings: Settings, model: Bundle) -> str:
+    _, wrong = simulator_of(settings, Chosen(model, settings.bundle))
+    if wrong is not None:
+        raise InputError(wrong)
+    return f"{settings.act.simulator}: policy {settings.act.policy}"
 
 
 def _folder(out: Path) -> str:

@@ -99,8 +99,9 @@ class Eyes:
 
     @property
     def settled(self) -> bool:
-        """Whether the first camera's monitor has seen enough to tell what is there."""
-        return int(self._monitors.tick[0]) >= self._bundle.monitor.settle(self._bundle.spec.rate_hz)
+        """Whether the first camera's monitor is to be trusted and has seen enough to tell what is there."""
+        seen = int(self._monitors.tick[0]) >= self._bundle.monitor.settle(self._bundle.spec.rate_hz)
+        return seen and not self._glances[0].fault
 
     def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
         """What the first camera's monitor makes of the present, and the action that led to it."""

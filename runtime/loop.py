@@ -68,7 +68,8 @@ class Loop:
     """All cameras' monitors and the line's alarm, which stands while that of any camera does. The same `tick` runs in
     real time, in replay and in the lock-step demo. One camera at fault withdraws the request: whoever relies on Flinch
     must know that it does not see all. Where there is a policy it chooses the speed, from what the first camera
-    sees, while the feeder is not slowed for an alarm.
+    sees, while the feeder is not slowed for an alarm. It may see with another model than the one that watches, the
+    simulator: one that has seen trouble knows what becomes of it, and is no longer surprised by it.
 
     Attributes:
       mode: what Flinch may do; it may change between two turns.
@@ -82,6 +83,7 @@ class Loop:
         mode: Mode,
         cameras: Sequence[str] = ("camera",),
         policy: Policy | None = None,
+        simulator: Bundle | None = None,
     ) -> None:
         self.mode = mode
         self._settings, self._cameras, self._policy = settings, cameras, policy
@@ -90,6 +92,7 @@ class Loop:
         self._fast = {"on_frames": settings.on_frames, "off_frames": settings.off_frames}
         self._heartbeat, self.time = 0, 0.0
         self._eyes = Eyes(bundle, len(cameras))
+        self._foresees = self._eyes if simulator is None else Eyes(simulator, 1)
         self._alarm = AlarmState()
         self._forget()
 
@@ -98,8 +101,10 @@ class Loop:
         `shown`.
         """
         self._eyes.warm_up(shown=shown)
+        if self._foresees is not self._eyes:
+            self._foresees.warm_up(shown=False)
         if self._policy is not None:
-            self._policy(*self._eyes.present(None))
+            self._policy(*self.present(None))
 
     def tick(
         self,
@@ -111,6 +116,8 @@ class Loop:
         if frames[0] is not None:
             self.time = frames[0].time
         glances = self._eyes.look(frames, sensors, action)
+        if self._foresees is not self._eyes:
+            self._foresees.look(frames[:1], sensors, action)
         for name, glance in zip(self._cameras, glances, strict=True):
             if glance.fault:
                 return self.fault(f"{name}: {glance.fault}" if len(glances) > 1 else glance.fault, glances)
@@ -121,8 +128,8 @@ class Loop:
             if surprise is not None and fresh:
                 self._jams[number] = wm.alarm.step(self._jams[number], float(surprise.score), **self._fast)
                 self._drifts[number] = wm.alarm.step(self._drifts[number], float(surprise.drift), **self._slow)
-        asked = self._policy if self._eyes.settled else None
-        chosen = None if asked is None else asked(*self._eyes.present(action))
+        asked = self._policy if self.settled else None
+        chosen = None if asked is None else asked(*self.present(action))
         on = Alarm(any(each.on for each in self._jams))
         self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
@@ -135,13 +142,13 @@ class Loop:
         return self._eyes.ahead(action)
 
     def present(self, action: NDArray[np.float32] | None) -> tuple[LatentState, Array]:
-        """What the first camera's monitor makes of the present, and the action that led to it."""
-        return self._eyes.present(action)
+        """What policy and what-if go by: what is made of the present, and the action that led to it."""
+        return self._foresees.present(action)
 
     @property
     def settled(self) -> bool:
-        """Whether the first camera's monitor has seen enough to tell what is there."""
-        return self._eyes.settled
+        """Whether enough has been seen to tell what is there."""
+        return self._foresees.settled
 
     def fault(self, reason: str, glances: tuple[Glance, ...] = ()) -> Tick:
         """A turn without a trusted score: the heartbeat stands still, the request is withdrawn."""
@@ -151,6 +158,7 @@ class Loop:
     def restart(self) -> None:
         """Forgets what was seen: what comes next is not the sequel."""
         self._eyes.forget()
+        self._foresees.forget()
         self._forget()
 
     def _forget(self) -> None:

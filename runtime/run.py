@@ -82,12 +82,15 @@ class Watch:
     """
 
     def __init__(self, settings: Settings, found: Chosen) -> None:
-        self._model, self._earlier = (model := found.model), found.why
+        self._model = (model := found.model)
+        simulator, missing = simulator_of(settings, found)
+        self._amiss = found.why or missing
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         names = [camera.name for camera in settings.cameras]
-        policy = policy_of(settings, model)
-        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names, policy)
+        policy = None if missing else policy_of(settings, simulator)
+        alone = None if simulator is model else simulator
+        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names, policy, alone)
         self._loop.warm_up(shown=settings.page is not None)
         self._loop.time = monotonic() if settings.cameras[0].live else 0.0
         self._lines = open_log(settings)
@@ -100,6 +103,8 @@ class Watch:
             why = f"older than {settings.retention.journal_days:g} days"
             self._scribe.post([Entry("lost", "journal", str(forgotten), "0", why)])
         about = f"bundle {bundle.digest(found.path)}"
+        if alone is not None and settings.act.simulator is not None:
+            about += f", simulator {bundle.digest(settings.act.simulator)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
         self._probation = Probation(found.path, bundles(settings), model.spec.rate_hz, self._kept)
         clips = settings.out / "clips"
@@ -115,7 +120,7 @@ class Watch:
         self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
         self._foresight = None
         if self._window is not None and len(model.spec.actions) == 1:
-            self._foresight = Foresight(looking(model, self._masks[0]), *self._loop.present(None))
+            self._foresight = Foresight(looking(simulator, self._masks[0]), *self._loop.present(None))
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(connect(settings.plc, registers))
@@ -138,7 +143,7 @@ class Watch:
         self._probation.turn(tick)
         served = {PAGE: self._window, MQTT: self._mqtt}
         others = {name: None if part is None else part.fault for name, part in served.items()}
-        self._desk.take(tick, status, {**others, BUNDLE: self._earlier})
+        self._desk.take(tick, status, {**others, BUNDLE: self._amiss})
         if self._mqtt is not None:
             self._mqtt.show(tick, self._desk)
         self._tick_log.write(tick, status, dropped, latency_s)
@@ -216,12 +221,37 @@ def load(settings: Settings) -> Chosen:
             f"{found.path}: this model knows no action, so a slowed line would surprise it; use mode advise, or a "
             "bundle that was trained on footage with the feeder's speed."
         )
-    if settings.act.policy != "rule" and found.model.behavior is None:
-        raise InputError(
-            f"{found.path}: this bundle holds no actor, which policy {settings.act.policy} needs; give the bundle that "
-            "experiments.learn wrote, or use policy rule."
-        )
     return found
+
+
+def simulator_of(settings: Settings, found: Chosen) -> tuple[Bundle, str | None]:
+    """The bundle that policy and what-if dream with: the one that is named for it, or else the one that watches. Where
+    the one that is named is damaged, that one, too, and what is wrong: by the plain rule the line is watched all the
+    same.
+
+    Raises:
+      InputError: there is none at the path, or it cannot do what the settings ask of it.
+    """
+    path = settings.act.simulator or found.path
+    one, wrong = found.model, None
+    if settings.act.simulator is not None:
+        try:
+            one = bundle.load(path)
+        except InputError as error:
+            if not path.is_dir():
+                raise
+            wrong = f"{error} Until then the plain rule has it."
+            log.warning(wrong)
+    if one.spec != found.model.spec:
+        raise InputError(f"{path} is for other pictures, tags or actions than {found.path}; train both on one line.")
+    if one.calibration is None:
+        raise InputError(f"{path} is not calibrated; run experiments.calibrate on normal footage first.")
+    if settings.act.policy != "rule" and one.behavior is None and wrong is None:
+        raise InputError(
+            f"{path}: this bundle holds no actor, which policy {settings.act.policy} needs; name the bundle that "
+            "experiments.learn wrote as 'simulator' in section [act], or use policy rule."
+        )
+    return one, wrong
 
 
 def policy_of(settings: Settings, model: Bundle) -> Policy | None:

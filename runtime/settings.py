@@ -92,14 +92,15 @@ class ActSettings(Section):
     is still coming: `hold_s` is how long it takes at this speed from view to where it is out of the others' way.
 
     While nothing is alarming, a `policy` may choose the speed: an actor that learnt in the dream, or a planner, both in
-    the bundle. It sees what is still on its way, so that with it an alarm is not held. What it has not decided after
-    `deadline_s` is not waited for, and stands a frame later.
+    the bundle `simulator`, or in the one that watches where that is left out. It sees what is still on its way, so that
+    with it an alarm is not held. What it has not decided after `deadline_s` is not waited for and stands a frame later.
     """
 
     slow_to: Annotated[float, Field(ge=0.1, lt=1)] = 0.1
     hold_s: Annotated[float, Field(ge=0, le=60)] = 12.0
     longest_s: Annotated[float, Field(gt=0, le=600)] = 30.0
     policy: Literal["rule", "plan", "actor"] = "rule"
+    simulator: Path | None = None
     deadline_s: Annotated[float, Field(gt=0, le=0.5)] = 0.05
 
     @model_validator(mode="after")

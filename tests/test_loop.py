@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import untrained
+from jax import Array
 
 from runtime.alarm import AlarmSettings
 from runtime.camera import Frame
@@ -16,6 +17,7 @@ from runtime.registers import Mode
 from wm import bundle
 from wm.bundle import Bundle
 from wm.config import FootageSpec
+from wm.types import LatentState
 
 SPEC = FootageSpec(rate_hz=10.0, image=(16, 16, 3))
 ALARM = AlarmSettings(on_frames=3, off_frames=10, hold_frames=20, longest_frames=300, slow_to=0.15)
@@ -65,6 +67,32 @@ def test_normal_running_asks_for_nothing(calm: Bundle) -> None:
 def test_the_same_frames_give_the_same_ticks(calm: Bundle) -> None:
     first, second = (watch(Loop(calm, ALARM, Mode.ACT), 8) for _ in range(2))
     assert [(tick.score, tick.command) for tick in first] == [(tick.score, tick.command) for tick in second]
+
+
+def test_a_policy_goes_by_what_the_simulator_sees_and_the_alarm_by_what_surprises_the_model_that_watches(
+    calm: Bundle, anxious: Bundle
+) -> None:
+    seen = []
+
+    def choose(latent: LatentState, action: Array) -> float:
+        seen.append(latent)
+        return 0.6
+
+    simulator = replace(anxious, variables=jax.tree.map(lambda x: 1.5 * x, anxious.variables))
+    ticks = watch(Loop(calm, ALARM, Mode.ACT, policy=choose, simulator=simulator), 14)
+    settled = calm.monitor.settle(SPEC.rate_hz)
+    assert [tick.command.speed_request for tick in ticks] == [1.0] * (settled - 1) + [0.6] * (15 - settled)
+    alone = Loop(simulator, ALARM, Mode.ACT)
+    watch(alone, 14)
+    jax.tree.map(np.testing.assert_array_equal, seen[-1], alone.present(None)[0])
+    ticks = watch(Loop(anxious, ALARM, Mode.ACT, policy=choose, simulator=simulator), 14)
+    assert ticks[-1].command.speed_request == ALARM.slow_to
+
+
+def test_a_simulator_whose_score_is_not_a_number_leaves_it_to_the_plain_rule(calm: Bundle) -> None:
+    broken = replace(calm, variables=jax.tree.map(lambda x: x * jnp.nan, calm.variables))
+    ticks = watch(Loop(calm, ALARM, Mode.ACT, policy=lambda latent, action: 0.6, simulator=broken), 14)
+    assert {(tick.fault, tick.chosen, tick.command.speed_request) for tick in ticks} == {(None, None, 1.0)}
 
 
 def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -243,6 +244,40 @@ def test_a_policy_needs_a_bundle_that_has_learnt_to_act(shop: Path, tmp_path: Pa
     with pytest.raises(InputError, match="holds no actor, which policy plan needs"):
         main(Flags(settings=settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_simulator_of_another_line_and_one_that_is_not_there_are_refused(shop: Path, tmp_path: Path) -> None:
+    bundle.save(untrained(replace(LINE_SPEC, rate_hz=25.0), 1e-6), tmp_path / "other")
+    for name, why in (("other", "is for other pictures, tags or actions than"), ("nowhere", "is not a bundle")):
+        settings = settings_file(
+            tmp_path, bundle=shop / "anxious", act__simulator=tmp_path / name, camera__source=shop / "belt.mp4"
+        )
+        with pytest.raises(InputError, match=f"{name} {why}"):
+            main(Flags(settings=settings))
+        assert not (tmp_path / "run").exists()
+
+
+def test_with_a_damaged_simulator_the_plain_rule_watches_on_and_an_alarm_and_a_check_say_so(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(shop / "anxious", tmp_path / "damaged")
+    (tmp_path / "damaged" / "card.md").write_text("")
+    settings = settings_file(
+        tmp_path,
+        bundle=shop / "anxious",
+        act__policy="plan",
+        act__simulator=tmp_path / "damaged",
+        camera__source=shop / "belt.mp4",
+        camera__replay=True,
+    )
+    assert main(Flags(what="check", settings=settings)) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "simulator FAULT" in told and "card.md is damaged" in told and told.count("FAULT") == 1
+    process = start(settings)
+    assert process.wait(120) == 0
+    (alarm,) = [entry for entry in journal_of(tmp_path) if entry.name == "bundle"]
+    assert (alarm.kind, alarm.after) == ("alarm", "unacknowledged") and "the plain rule has it" in alarm.why
+    assert all(row["chosen"] is None for row in ticks_of(tmp_path))
 
 
 def test_a_missing_video_leaves_nothing(shop: Path, tmp_path: Path) -> None:
