@@ -118,12 +118,12 @@ JOBS = (
         "--report {out}/reports",
         "--time 10 --seconds 10 --moments 2",
     ),
-    Job("footage/experience", "experience", "--trouble 0.05", "--minutes 4"),
-    Job("experience", "train", "--footage {out}/footage/experience --steps 13000", "--steps 2 --size debug"),
+    Job("footage/experience", "experience", "--trouble 0.12", "--minutes 4"),
+    Job("experience", "train", "--footage {out}/footage/experience --steps 14000", "--steps 2 --size debug"),
     Job(
         "whatif",
         "plan",
-        "--bundle {out}/experience/bundle --footage {out}/footage/experience --episode 5 --time 43.2 --seconds 5 "
+        "--bundle {out}/experience/bundle --footage {out}/footage/experience --episode 3 --time 30.5 --seconds 5 "
         "--candidates 1.0 0.5 0.1",
         "--episode 0 --time 5 --seconds 1",
     ),
@@ -138,7 +138,7 @@ JOBS = (
             name,
             "learn",
             "--bundle {out}/acting --footage {out}/footage/experience --steps 2000 --behavior.discount 0.995 "
-            f"--behavior.starts 128 --behavior.guard {guard}",
+            f"--behavior.starts 128 --behavior.learning-rate 1e-3 --behavior.guard {guard}",
             "--steps 2",
         )
         for name, guard in {"guarded": 1, "unguarded": 0}.items()
@@ -148,6 +148,16 @@ JOBS = (
         "control",
         "--actor {out}/guarded/bundle --unguarded {out}/unguarded/bundle --rule {out}/bundle --report {out}/reports",
         "--jams 1 --late 1 --quiet 1",
+    ),
+    *(
+        Job(
+            task,
+            "tasks",
+            f"--task {task} --steps 40000 --behavior.learning-rate 1e-3 --behavior.discount 0.99 "
+            "--report {out}/reports",
+            "--steps 1000 --seeds 1",
+        )
+        for task in ("cartpole-balance", "ball_in_cup-catch")
     ),
     Job("drift", "drift", "--bundle {out}/bundle --report {out}/reports", "--hours 0.05"),
     Job(
@@ -178,7 +188,7 @@ JOBS = (
     Job(
         "benchmark_runtime_plan",
         "benchmark_runtime",
-        "--bundle {out}/guarded/bundle --policy plan --report {out}/reports",
+        "--bundle {out}/bundle --simulator {out}/guarded/bundle --policy plan --report {out}/reports",
         None,
     ),
     Job("faults", "faults", "--bundle {out}/bundle --report {out}/reports", None),

@@ -69,7 +69,7 @@ class Flags:
     jobs: int = 2
     """Seeds that learn at the same time."""
     report: Path | None = None
-    """Folder for tasks.json, beside other tasks'."""
+    """Folder for tasks.json, beside other tasks', and TASK.png."""
 
 
 class Lived(NamedTuple):
@@ -124,6 +124,7 @@ def run(flags: Flags) -> None:
     if flags.report:
         found = {flags.task: {name: metrics[name] for name in metrics if name not in ("curves", "provenance")}}
         runfolder.merge(flags.report / "tasks.json", found, {flags.task: metrics["provenance"]})
+        plots.curves(curves, PUBLISHED.get(flags.task), flags.report / f"{flags.task}.png")
     Console(stderr=True).print(f"{flags.task}: {metrics['score']:.0f} after {metrics['steps']} steps\nwrote {folder}")
 
 
