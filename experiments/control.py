@@ -229,6 +229,7 @@ def _arms(flags: Flags, folder: Path, each: Run) -> None:
             "settled_cartons": _out(arm, -1) - _out(arm, -1 - arms.frames(SETTLED_S)),
             "changes": changes(speeds),
             "speed": float(speeds.mean()),
+            "decided": float(np.mean([shot.tick.chosen is not None for shot in arm.shots[-len(speeds) :]])),
         }
     runfolder.write_json(folder / f"{each.name}.json", row)
 

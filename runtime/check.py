@@ -51,14 +51,14 @@ def findings(settings: Settings) -> Iterator[Finding]:
     seen.
     """
     with ExitStack() as stack:
-        loaded: list[Bundle] = []
+        loaded: list[Chosen] = []
         yield _found("bundle", lambda: _bundle(settings, loaded))
-        if loaded and settings.act.simulator is not None:
+        if loaded and (settings.act.simulator is not None or settings.act.policy != "rule"):
             yield _found("simulator", lambda: _simulator(settings, loaded[0]))
         yield _found("out", lambda: _folder(settings.out))
         if loaded:
             for camera in settings.cameras:
-                yield _found(camera.name, partial(_camera, settings, camera, loaded[0], stack))
+                yield _found(camera.name, partial(_camera, settings, camera, loaded[0].model, stack))
         if settings.plc is not None:
             yield _found("PLC", lambda: _plc(settings, loaded))
         if (broker := settings.mqtt) is not None:
@@ -72,10 +72,10 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, False, str(error))
 
 
-def _bundle(settings: Settings, loaded: list[Bundle]) -> str:
+def _bundle(settings: Settings, loaded: list[Chosen]) -> str:
     found = load(settings)
     model = found.model
-    loaded.append(model)
+    loaded.append(found)
     Loop(model, alarm_settings(model, settings), settings.mode_number).warm_up()
     assert model.spec.image
     height, width, _ = model.spec.image
@@ -87,11 +87,11 @@ def _bundle(settings: Settings, loaded: list[Bundle]) -> str:
     return told
 
 
-def _simulator(settings: Settings, model: Bundle) -> str:
-    _, wrong = simulator_of(settings, Chosen(model, settings.bundle))
-    if wrong is not None:
-        raise InputError(wrong)
-    return f"{settings.act.simulator}: policy {settings.act.policy}"
+def _simulator(settings: Settings, watching: Chosen) -> str:
+    found = simulator_of(settings, watching)
+    if found.why is not None:
+        raise InputError(found.why)
+    return f"{found.path}: foresees for policy {settings.act.policy} and for the page"
 
 
 def _folder(out: Path) -> str:
@@ -101,11 +101,11 @@ def _folder(out: Path) -> str:
     return f"{out} can be written"
 
 
-def _plc(settings: Settings, loaded: list[Bundle]) -> str:
+def _plc(settings: Settings, loaded: list[Chosen]) -> str:
     assert settings.plc is not None
     plc, registers = settings.plc, read_map(settings.plc.registers)
     if loaded:
-        Tags.of(registers, loaded[0].spec, settings)
+        Tags.of(registers, loaded[0].model.spec, settings)
     with closing(connect(plc, registers)) as client:
         first = _answer(client)
         sleep(SCANS_S)

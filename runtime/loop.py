@@ -1,6 +1,7 @@
 """The thin loop: frames through the model, the alarm, and into a command. It waits for nobody and touches nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,9 @@ class Tick(NamedTuple):
       glances: what each camera came to.
       drifts: whether the alarm of the slow signal stands.
       camera: the name of the loudest camera where there are several.
-      chosen: the speed that the policy chose, None without one or where it did not decide in time.
+      chosen: the speed that the policy chose, None without one, while too little has been seen, or where it did not
+        decide in time.
+      unforeseen: why the simulator is not to be trusted now, None while it is, without one, or with a fault.
     """
 
     time: float
@@ -46,6 +49,7 @@ class Tick(NamedTuple):
     drifts: bool = False
     camera: str = ""
     chosen: float | None = None
+    unforeseen: str | None = None
 
     @property
     def loudest(self) -> int:
@@ -69,7 +73,8 @@ class Loop:
     real time, in replay and in the lock-step demo. One camera at fault withdraws the request: whoever relies on Flinch
     must know that it does not see all. Where there is a policy it chooses the speed, from what the first camera
     sees, while the feeder is not slowed for an alarm. It may see with another model than the one that watches, the
-    simulator: one that has seen trouble knows what becomes of it, and is no longer surprised by it.
+    simulator: one that has seen trouble knows what becomes of it, and is no longer surprised by it. Whether the camera
+    is to be trusted says the model that watches.
 
     Attributes:
       mode: what Flinch may do; it may change between two turns.
@@ -92,7 +97,7 @@ class Loop:
         self._fast = {"on_frames": settings.on_frames, "off_frames": settings.off_frames}
         self._heartbeat, self.time = 0, 0.0
         self._eyes = Eyes(bundle, len(cameras))
-        self._foresees = self._eyes if simulator is None else Eyes(simulator, 1)
+        self._foresees = self._eyes if simulator is None else Eyes(replace(simulator, view=None), 1)
         self._alarm = AlarmState()
         self._forget()
 
@@ -116,8 +121,9 @@ class Loop:
         if frames[0] is not None:
             self.time = frames[0].time
         glances = self._eyes.look(frames, sensors, action)
+        foreseen = glances[0]
         if self._foresees is not self._eyes:
-            self._foresees.look(frames[:1], sensors, action)
+            (foreseen,) = self._foresees.look([None if foreseen.fault else frames[0]], sensors, action)
         for name, glance in zip(self._cameras, glances, strict=True):
             if glance.fault:
                 return self.fault(f"{name}: {glance.fault}" if len(glances) > 1 else glance.fault, glances)
@@ -134,7 +140,8 @@ class Loop:
         self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
         score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
-        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts, chosen=chosen)
+        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)
+        tick = tick._replace(chosen=chosen, unforeseen=foreseen.fault)
         return tick._replace(camera=self._cameras[tick.loudest]) if len(glances) > 1 else tick
 
     def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:
@@ -148,7 +155,7 @@ class Loop:
     @property
     def settled(self) -> bool:
         """Whether enough has been seen to tell what is there."""
-        return self._foresees.settled
+        return self._eyes.settled and self._foresees.settled
 
     def fault(self, reason: str, glances: tuple[Glance, ...] = ()) -> Tick:
         """A turn without a trusted score: the heartbeat stands still, the request is withdrawn."""

@@ -50,8 +50,6 @@ def run(settings: Settings) -> None:
       InputError: bundle, camera or register map cannot be used.
     """
     found = load(settings)
-    if found.why is not None:
-        log.warning("watches with %s: %s", found.path, found.why)
     cameras = open_cameras(settings, found.model.spec)
     stop = Event()
     watch = Watch(settings, found)
@@ -83,14 +81,18 @@ class Watch:
 
     def __init__(self, settings: Settings, found: Chosen) -> None:
         self._model = (model := found.model)
-        simulator, missing = simulator_of(settings, found)
-        self._amiss = found.why or missing
+        simulator = simulator_of(settings, found)
+        for one, doing in ((found, "watches"), (simulator, "foresees")):
+            if one.why is not None:
+                log.warning("%s with %s: %s", doing, one.path, one.why)
+        self._amiss = " ".join(filter(None, (found.why, simulator.why))) or None
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
         names = [camera.name for camera in settings.cameras]
-        policy = None if missing else policy_of(settings, simulator)
-        alone = None if simulator is model else simulator
-        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names, policy, alone)
+        policy = None if simulator.why else policy_of(settings, simulator.model)
+        foresees = settings.page is not None and len(model.spec.actions) == 1 and not simulator.why
+        own = simulator.model if simulator.model is not model and (policy or foresees) else None
+        self._loop = Loop(model, alarm_settings(model, settings), settings.mode_number, names, policy, own)
         self._loop.warm_up(shown=settings.page is not None)
         self._loop.time = monotonic() if settings.cameras[0].live else 0.0
         self._lines = open_log(settings)
@@ -103,8 +105,8 @@ class Watch:
             why = f"older than {settings.retention.journal_days:g} days"
             self._scribe.post([Entry("lost", "journal", str(forgotten), "0", why)])
         about = f"bundle {bundle.digest(found.path)}"
-        if alone is not None and settings.act.simulator is not None:
-            about += f", simulator {bundle.digest(settings.act.simulator)}"
+        if own is not None:
+            about += f", simulator {bundle.digest(simulator.path)}"
         self._desk = Desk(self._scribe, settings.mode_number, about, allowed(settings, model))
         self._probation = Probation(found.path, bundles(settings), model.spec.rate_hz, self._kept)
         clips = settings.out / "clips"
@@ -119,8 +121,8 @@ class Watch:
             }
         self._masks, self._alarmed = [camera.masks for camera in settings.cameras], False
         self._foresight = None
-        if self._window is not None and len(model.spec.actions) == 1:
-            self._foresight = Foresight(looking(simulator, self._masks[0]), *self._loop.present(None))
+        if foresees:
+            self._foresight = Foresight(looking(simulator.model, self._masks[0]), *self._loop.present(None))
         self._link = None
         if settings.plc is not None and registers is not None:
             self._link = PlcLink(connect(settings.plc, registers))
@@ -143,7 +145,7 @@ class Watch:
         self._probation.turn(tick)
         served = {PAGE: self._window, MQTT: self._mqtt}
         others = {name: None if part is None else part.fault for name, part in served.items()}
-        self._desk.take(tick, status, {**others, BUNDLE: self._amiss})
+        self._desk.take(tick, status, {**others, BUNDLE: self._amiss or tick.unforeseen})
         if self._mqtt is not None:
             self._mqtt.show(tick, self._desk)
         self._tick_log.write(tick, status, dropped, latency_s)
@@ -224,34 +226,30 @@ def load(settings: Settings) -> Chosen:
     return found
 
 
-def simulator_of(settings: Settings, found: Chosen) -> tuple[Bundle, str | None]:
+def simulator_of(settings: Settings, found: Chosen) -> Chosen:
     """The bundle that policy and what-if dream with: the one that is named for it, or else the one that watches. Where
-    the one that is named is damaged, that one, too, and what is wrong: by the plain rule the line is watched all the
-    same.
+    the one that is named is damaged it is done without: by the plain rule the line is watched all the same.
 
     Raises:
       InputError: there is none at the path, or it cannot do what the settings ask of it.
     """
     path = settings.act.simulator or found.path
-    one, wrong = found.model, None
-    if settings.act.simulator is not None:
-        try:
-            one = bundle.load(path)
-        except InputError as error:
-            if not path.is_dir():
-                raise
-            wrong = f"{error} Until then the plain rule has it."
-            log.warning(wrong)
+    try:
+        one = found.model if path == found.path else bundle.load(path)
+    except (InputError, OSError) as error:
+        if not path.is_dir():
+            raise
+        return found._replace(why=f"{error} Until then there is no simulator, and the plain rule has it.")
     if one.spec != found.model.spec:
         raise InputError(f"{path} is for other pictures, tags or actions than {found.path}; train both on one line.")
     if one.calibration is None:
         raise InputError(f"{path} is not calibrated; run experiments.calibrate on normal footage first.")
-    if settings.act.policy != "rule" and one.behavior is None and wrong is None:
+    if settings.act.policy != "rule" and one.behavior is None:
         raise InputError(
             f"{path}: this bundle holds no actor, which policy {settings.act.policy} needs; name the bundle that "
             "experiments.learn wrote as 'simulator' in section [act], or use policy rule."
         )
-    return one, wrong
+    return Chosen(one, path)
 
 
 def policy_of(settings: Settings, model: Bundle) -> Policy | None:

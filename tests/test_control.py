@@ -102,6 +102,8 @@ def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
     slowed = ("fixed lower speed", "plan", "actor", "plan alone", "actor alone", "actor alone, without guard")
     assert all(told["arms"][name]["speed"] < 0.95 for name in slowed)
     assert all(arm["blocked_s"] is None for arm in told["arms"].values())
+    acting = [name for name in told["arms"] if name.startswith(("plan", "actor"))]
+    assert {name for name, arm in told["arms"].items() if arm["decided"] > 0.9} == set(acting)
 
 
 def test_a_bundle_without_an_actor_is_refused(tmp_path):

@@ -90,9 +90,24 @@ def test_a_policy_goes_by_what_the_simulator_sees_and_the_alarm_by_what_surprise
 
 
 def test_a_simulator_whose_score_is_not_a_number_leaves_it_to_the_plain_rule(calm: Bundle) -> None:
-    broken = replace(calm, variables=jax.tree.map(lambda x: x * jnp.nan, calm.variables))
-    ticks = watch(Loop(calm, ALARM, Mode.ACT, policy=lambda latent, action: 0.6, simulator=broken), 14)
-    assert {(tick.fault, tick.chosen, tick.command.speed_request) for tick in ticks} == {(None, None, 1.0)}
+    loop = Loop(calm, ALARM, Mode.ACT, policy=lambda latent, action: 0.6, simulator=replace(calm))
+    assert watch(loop, 14)[-1].chosen == 0.6
+    broken = jax.tree.map(lambda x: x * jnp.nan, calm.variables)
+    loop._foresees._bundle = replace(calm, variables=broken)
+    picture = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    tick = loop.tick([Frame(picture, 1.4, 0)], None, None)
+    assert (tick.fault, tick.chosen, tick.unforeseen) == (None, None, "the model's score is not a number")
+
+
+def test_after_a_fault_and_a_restart_a_policy_waits_until_both_models_have_seen_enough_again(calm: Bundle) -> None:
+    loop = Loop(calm, ALARM, Mode.ACT, policy=lambda latent, action: 0.6, simulator=replace(calm))
+    settled = calm.monitor.settle(SPEC.rate_hz)
+    told = [False] * (settled - 1) + [True] * (15 - settled)
+    assert [tick.chosen is not None for tick in watch(loop, 14)] == told
+    loop.tick([None], None, None)
+    assert [tick.chosen is not None for tick in watch(loop, 14)] == told
+    loop.restart()
+    assert [tick.chosen is not None for tick in watch(loop, 14)] == told
 
 
 def test_a_score_that_is_not_a_number_is_a_fault_of_the_model(calm: Bundle) -> None:

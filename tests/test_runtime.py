@@ -21,15 +21,18 @@ from conftest import untrained
 from runtime import journal, run
 from runtime.__main__ import Flags, main
 from runtime.camera import Frame
+from runtime.demo import BUNDLE
 from runtime.journal import Entry
 from runtime.known_good import Chosen
 from runtime.line import server
+from runtime.line.line import Line
 from runtime.line.rack import REGISTERS
 from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode, Status, read_map
-from runtime.run import Tags
+from runtime.run import Tags, Watch, load
 from runtime.settings import read_settings
 from wm import bundle
+from wm.bundle import Bundle
 from wm.config import FootageSpec
 from wm.errors import InputError
 
@@ -244,6 +247,7 @@ def test_a_policy_needs_a_bundle_that_has_learnt_to_act(shop: Path, tmp_path: Pa
     with pytest.raises(InputError, match="holds no actor, which policy plan needs"):
         main(Flags(settings=settings))
     assert not (tmp_path / "run").exists()
+    assert main(Flags(what="check", settings=settings)) == 1
 
 
 def test_a_simulator_of_another_line_and_one_that_is_not_there_are_refused(shop: Path, tmp_path: Path) -> None:
@@ -277,7 +281,43 @@ def test_with_a_damaged_simulator_the_plain_rule_watches_on_and_an_alarm_and_a_c
     assert process.wait(120) == 0
     (alarm,) = [entry for entry in journal_of(tmp_path) if entry.name == "bundle"]
     assert (alarm.kind, alarm.after) == ("alarm", "unacknowledged") and "the plain rule has it" in alarm.why
-    assert all(row["chosen"] is None for row in ticks_of(tmp_path))
+    assert len(ticks_of(tmp_path)) == 30
+
+
+def test_a_simulator_foresees_for_the_policy_and_the_journal_says_which_it_was(
+    shop: Path, acting: Bundle, tmp_path: Path
+) -> None:
+    bundle.save(acting, tmp_path / "acting")
+    settings = read_settings(
+        settings_file(
+            tmp_path,
+            bundle=BUNDLE,
+            act__policy="actor",
+            act__simulator=tmp_path / "acting",
+            act__deadline_s=0.5,
+            camera__source=shop / "belt.mp4",
+        )
+    )
+    watch = Watch(settings, load(settings))
+    with Line(5, tail_rate=0.0) as line:
+        for _ in range(14):
+            frame = line.step()
+            watch.turn([Frame(frame.image, frame.time, 0)], 0)
+    watch.close("told to stop")
+    settled = acting.monitor.settle(10.0)
+    assert [row["chosen"] is not None for row in ticks_of(tmp_path)] == [False] * (settled - 1) + [True] * (
+        15 - settled
+    )
+    first = journal_of(tmp_path)[0]
+    assert f"simulator {bundle.digest(tmp_path / 'acting')}" in first.why
+
+
+def test_a_simulator_that_is_not_calibrated_is_refused(shop: Path, acting: Bundle, tmp_path: Path) -> None:
+    bundle.save(replace(acting, calibration=None), tmp_path / "raw")
+    settings = settings_file(tmp_path, bundle=BUNDLE, act__simulator=tmp_path / "raw", camera__source=shop / "belt.mp4")
+    with pytest.raises(InputError, match="raw is not calibrated"):
+        main(Flags(settings=settings))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_video_leaves_nothing(shop: Path, tmp_path: Path) -> None:
