@@ -11,8 +11,12 @@ from experiments.control import Flags
 from experiments.jams import Run, draw
 from runtime import arms
 from runtime.demo import BUNDLE
+from runtime.policy import PLANNED, Planner, search
+from runtime.registers import Mode
 from wm import bundle
 from wm.errors import InputError
+
+ACTING = BUNDLE.with_name("acting")
 
 
 def row(kind, clearing_s, **told):
@@ -73,6 +77,20 @@ def test_the_oracle_slows_as_little_as_will_do_and_the_line_goes_as_it_had_been_
     )
     assert arms.block(unwatched) == pytest.approx(start.warm_up[-1][0].time + jam)
     assert arms.block(told) is None
+
+
+def test_a_planner_with_the_shipped_simulator_averts_a_jam_by_foresight_alone():
+    each, one = draw("entry", "double", 5_003_000), bundle.load(ACTING)
+    start = arms.begin(each.seed, each.trouble, control.idle)
+    unwatched, planned = (
+        arms.film(start, watcher, control.idle)
+        for watcher in (
+            control.asking(repeat(1.0)),
+            arms.flinch(control.deaf(one), Mode.ACT, policy=Planner(*search(one, PLANNED))),
+        )
+    )
+    assert arms.block(unwatched) is not None and arms.block(planned) is None
+    assert arms.cartons(planned) > 2 * arms.cartons(unwatched)
 
 
 def test_everybody_goes_on_from_the_same_moment(acting, tmp_path, monkeypatch):
