@@ -1,6 +1,7 @@
 """Who chooses the feeder's speed while nothing is alarming: an actor that learnt in the dream, or a planner that dreams
-ahead now. Actor and critic travel in the bundle that they dream with. Whatever they choose passes the alarm's limits, the mode, the clamp and the
-allow-list as the plain rule's request does, and where they do not decide in time, the plain rule stands.
+ahead now. Actor and critic travel in the bundle that they dream with. What they choose passes the alarm's limits, the
+mode, the clamp and the allow-list as the plain rule's request does, and where they do not decide in time, the plain
+rule stands.
 """
 
 from collections.abc import Callable
