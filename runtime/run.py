@@ -82,9 +82,10 @@ class Watch:
     def __init__(self, settings: Settings, found: Chosen) -> None:
         self._model = (model := found.model)
         simulator = simulator_of(settings, found)
-        for one, doing in ((found, "watches"), (simulator, "foresees")):
-            if one.why is not None:
-                log.warning("%s with %s: %s", doing, one.path, one.why)
+        if found.why is not None:
+            log.warning("watches with %s: %s", found.path, found.why)
+        if simulator.why is not None:
+            log.warning("foresees nothing: %s", simulator.why)
         self._amiss = " ".join(filter(None, (found.why, simulator.why))) or None
         registers = None if settings.plc is None else read_map(settings.plc.registers)
         self._tags = Tags() if registers is None else Tags.of(registers, model.spec, settings)
