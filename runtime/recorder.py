@@ -14,6 +14,7 @@ from runtime.settings import RecorderSettings
 
 LONGEST_S = 120.0  # of a clip, but for what comes after its last alarm
 MOST_CLIPS = 4  # that wait to be written
+CLOSING_S = 5.0
 KEEPING = Lock()
 
 
@@ -51,15 +52,17 @@ class Recorder:
                 self._hand_over()
 
     def close(self) -> None:
-        """Writes what has been recorded so far."""
+        """Writes what has been recorded so far, and tells of it where that takes more than `CLOSING_S`."""
         if self._left:
             self._left = 0
             self._hand_over()
         try:
             self._queue.put_nowait(None)
+            self._thread.join(timeout=CLOSING_S)
         except Full:
-            return
-        self._thread.join(timeout=5.0)
+            pass
+        if self._thread.is_alive():
+            self._written(None, f"not written within {CLOSING_S:g} s of the end")
 
     def _hand_over(self) -> None:
         try:

@@ -118,8 +118,20 @@ def test_a_slow_disk_costs_the_loop_nothing_and_a_clip_is_told_lost(tmp_path, mo
     assert time.monotonic() - began < 0.2
     assert set(told) == {"the disk is too slow for clips"}
     assert len(told) in {5, 6}
-    held.set()
     film.close()
+    assert told[-1] == "not written within 5 s of the end"
+    held.set()
+
+
+def test_a_clip_that_is_not_written_in_time_at_the_end_is_told_lost(tmp_path, monkeypatch):
+    held, told = threading.Event(), []
+    monkeypatch.setattr(recorder, "CLOSING_S", 0.2)
+    monkeypatch.setattr(recorder, "write", lambda clip, path, rate_hz: held.wait())
+    film = Recorder(SETTINGS, tmp_path, 10.0, lambda name, why: told.append((name, why)))
+    film.take(moment(0), "first")
+    film.close()
+    assert told == [(None, "not written within 0.2 s of the end")]
+    held.set()
 
 
 @pytest.mark.parametrize("masks", [(), ((0, 0, 4, 8), (12, 12, 9, 9))])
