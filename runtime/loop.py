@@ -140,8 +140,8 @@ class Loop:
         self._alarm = alarm.follow(self._settings, self._alarm, on, chosen)
         drifts = any(each.on for each in self._drifts)
         score = max(float(glance.surprise.score) for glance in glances if glance.surprise is not None)
-        tick = Tick(self.time, score, self._alarm, self._command(score), None, glances, drifts)
-        tick = tick._replace(chosen=chosen, unforeseen=foreseen.fault)
+        command, wrong = self._command(score), foreseen.fault
+        tick = Tick(self.time, score, self._alarm, command, None, glances, drifts, chosen=chosen, unforeseen=wrong)
         return tick._replace(camera=self._cameras[tick.loudest]) if len(glances) > 1 else tick
 
     def look_ahead(self, action: NDArray[np.float32] | None) -> list[Array | None]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 
 from runtime.demo import BUNDLE
-from runtime.line.line import REWARD
+from runtime.line.line import REWARD, SPEC
 from wm import actor, bundle, compilation, model, surprise
 from wm.actor import Behavior
 from wm.bundle import Bundle
@@ -96,3 +97,19 @@ def acting() -> Bundle:
     config, space = BehaviorConfig(units=8), ActionSpace((0.2,), (0.8,))
     fresh = actor.fresh(one.config, config, space, jax.random.key(0))
     return replace(one, behavior=Behavior(config, space, REWARD, *fresh))
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip of three seconds and a bundle that always alarms."""
+    folder = tmp_path_factory.mktemp("shop")
+    with av.open(str(folder / "belt.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for number in range(30):
+            pixels = np.roll(np.eye(32, dtype=np.uint8) * 255, number, axis=1)[..., None].repeat(3, axis=-1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    bundle.save(untrained(SPEC, 1e-6), folder / "anxious")
+    return folder

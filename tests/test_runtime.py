@@ -1,48 +1,35 @@
 """The runtime as a process, with a real if untrained model."""
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pytest
 from conftest import untrained
+from runtimes import journal_of, settings_file, start, ticks_of, wait_for
 
-from runtime import journal, run
+from runtime import run
 from runtime.__main__ import Flags, main
 from runtime.camera import Frame
-from runtime.demo import BUNDLE
-from runtime.journal import Entry
 from runtime.known_good import Chosen
 from runtime.line import server
-from runtime.line.line import Line
+from runtime.line.line import SPEC as LINE_SPEC
 from runtime.line.rack import REGISTERS
 from runtime.plc import Fault, PlcClient
 from runtime.registers import Mode, Status, read_map
-from runtime.run import Tags, Watch, load
+from runtime.run import Tags
 from runtime.settings import read_settings
 from wm import bundle
-from wm.bundle import Bundle
 from wm.config import FootageSpec
 from wm.errors import InputError
 
 SPEC = FootageSpec(rate_hz=10.0, image=(16, 16, 3))
-LINE_SPEC = FootageSpec(
-    rate_hz=10.0,
-    image=(64, 64, 3),
-    tags=("infeed_eye", "gate_eye", "blocked_s", "feeder_speed", "cartons_per_minute"),
-    actions=("feeder_setpoint",),
-)
 MAP = read_map(REGISTERS)
 STRIPED = 99 * np.eye(16, dtype=np.uint8)[..., None].repeat(3, -1)
 
@@ -57,65 +44,6 @@ def test_a_hiccup_of_the_link_leaves_the_last_tags_standing_for_a_second(monkeyp
     assert tags.take(fault) == (7.0, 0.5) and tags.known
     now[0] += 0.2
     assert tags.take(fault) == (None, None) and not tags.known
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a clip of three seconds and a bundle that always alarms."""
-    folder = tmp_path_factory.mktemp("shop")
-    with av.open(str(folder / "belt.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 32
-        stream.pix_fmt = "yuv420p"
-        for number in range(30):
-            pixels = np.roll(np.eye(32, dtype=np.uint8) * 255, number, axis=1)[..., None].repeat(3, axis=-1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    bundle.save(untrained(LINE_SPEC, 1e-6), folder / "anxious")
-    return folder
-
-
-def settings_file(tmp_path: Path, **values: Any) -> Path:
-    """Settings of a runtime that writes to tmp_path/run; values are TOML literals, `section__key` for a section's."""
-    sections: dict[str, list[str]] = {"": [f'out = "{tmp_path / "run"}"']}
-    for key, value in values.items():
-        section, _, name = key.rpartition("__")
-        sections.setdefault(section, []).append(
-            f"{name} = {json.dumps(str(value) if isinstance(value, Path) else value)}"
-        )
-    heads = {"": [], "camera": ["[[cameras]]"]}
-    lines = ["\n".join(heads.get(section, [f"[{section}]"]) + keys) for section, keys in sections.items()]
-    file = tmp_path / "settings.toml"
-    file.write_text("\n".join(lines))
-    return file
-
-
-def start(settings: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "runtime", "--settings", str(settings)]
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(settings.parent.parent),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | cache)
-
-
-def ticks_of(tmp_path: Path) -> list[dict[str, Any]]:
-    file = tmp_path / "run" / "ticks.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def journal_of(tmp_path: Path) -> list[Entry]:
-    rows = list(journal.read(tmp_path / "run" / "journal.db"))
-    assert journal.broken(rows) is None
-    return [row.entry for row in rows]
-
-
-def wait_for(wanted: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if wanted():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never came")
 
 
 def test_an_unreachable_plc_does_not_stop_the_watching(shop: Path, tmp_path: Path) -> None:
@@ -242,84 +170,6 @@ def test_a_model_that_knows_no_action_must_not_act(shop: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_needs_a_bundle_that_has_learnt_to_act(shop: Path, tmp_path: Path) -> None:
-    settings = settings_file(tmp_path, bundle=shop / "anxious", act__policy="plan", camera__source=shop / "belt.mp4")
-    with pytest.raises(InputError, match="holds no actor, which policy plan needs"):
-        main(Flags(settings=settings))
-    assert not (tmp_path / "run").exists()
-    assert main(Flags(what="check", settings=settings)) == 1
-
-
-def test_a_simulator_of_another_line_and_one_that_is_not_there_are_refused(shop: Path, tmp_path: Path) -> None:
-    bundle.save(untrained(replace(LINE_SPEC, rate_hz=25.0), 1e-6), tmp_path / "other")
-    for name, why in (("other", "is for other pictures, tags or actions than"), ("nowhere", "is not a bundle")):
-        settings = settings_file(
-            tmp_path, bundle=shop / "anxious", act__simulator=tmp_path / name, camera__source=shop / "belt.mp4"
-        )
-        with pytest.raises(InputError, match=f"{name} {why}"):
-            main(Flags(settings=settings))
-        assert not (tmp_path / "run").exists()
-
-
-def test_with_a_damaged_simulator_the_plain_rule_watches_on_and_an_alarm_and_a_check_say_so(
-    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(shop / "anxious", tmp_path / "damaged")
-    (tmp_path / "damaged" / "card.md").write_text("")
-    settings = settings_file(
-        tmp_path,
-        bundle=shop / "anxious",
-        act__policy="plan",
-        act__simulator=tmp_path / "damaged",
-        camera__source=shop / "belt.mp4",
-        camera__replay=True,
-    )
-    assert main(Flags(what="check", settings=settings)) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert "simulator FAULT" in told and "card.md is damaged" in told and told.count("FAULT") == 1
-    process = start(settings)
-    assert process.wait(120) == 0
-    (alarm,) = [entry for entry in journal_of(tmp_path) if entry.name == "bundle"]
-    assert (alarm.kind, alarm.after) == ("alarm", "unacknowledged") and "the plain rule has it" in alarm.why
-    assert len(ticks_of(tmp_path)) == 30
-
-
-def test_a_simulator_foresees_for_the_policy_and_the_journal_says_which_it_was(
-    shop: Path, acting: Bundle, tmp_path: Path
-) -> None:
-    bundle.save(acting, tmp_path / "acting")
-    settings = read_settings(
-        settings_file(
-            tmp_path,
-            bundle=BUNDLE,
-            act__policy="actor",
-            act__simulator=tmp_path / "acting",
-            act__deadline_s=0.5,
-            camera__source=shop / "belt.mp4",
-        )
-    )
-    watch = Watch(settings, load(settings))
-    with Line(5, tail_rate=0.0) as line:
-        for _ in range(14):
-            frame = line.step()
-            watch.turn([Frame(frame.image, frame.time, 0)], 0)
-    watch.close("told to stop")
-    settled = acting.monitor.settle(10.0)
-    assert [row["chosen"] is not None for row in ticks_of(tmp_path)] == [False] * (settled - 1) + [True] * (
-        15 - settled
-    )
-    first = journal_of(tmp_path)[0]
-    assert f"simulator {bundle.digest(tmp_path / 'acting')}" in first.why
-
-
-def test_a_simulator_that_is_not_calibrated_is_refused(shop: Path, acting: Bundle, tmp_path: Path) -> None:
-    bundle.save(replace(acting, calibration=None), tmp_path / "raw")
-    settings = settings_file(tmp_path, bundle=BUNDLE, act__simulator=tmp_path / "raw", camera__source=shop / "belt.mp4")
-    with pytest.raises(InputError, match="raw is not calibrated"):
-        main(Flags(settings=settings))
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_missing_video_leaves_nothing(shop: Path, tmp_path: Path) -> None:
     settings = settings_file(tmp_path, bundle=shop / "anxious", camera__source=shop / "missing.mp4")
     with pytest.raises(InputError, match=r"missing\.mp4"):
@@ -359,50 +209,6 @@ def test_flags_that_make_no_sense_together_are_refused(flags: Flags) -> None:
 def test_an_unknown_flag_is_refused() -> None:
     result = subprocess.run([sys.executable, "-m", "runtime", "--sedings=x"], capture_output=True, check=False)
     assert result.returncode == 2
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def test_a_check_tells_what_it_finds_and_writes_nothing(shop: Path, tmp_path: Path, capsys) -> None:
-    with server.running() as plc:
-        onlooker = PlcClient(plc.address, MAP)
-        untouched = onlooker._read_area(time.monotonic() + 5)[0]
-        settings = settings_file(
-            tmp_path,
-            bundle=shop / "anxious",
-            camera__source=shop / "belt.mp4",
-            plc__address=plc.address,
-            plc__registers=REGISTERS,
-        )
-        before = contents(tmp_path)
-        assert main(Flags(what="check", settings=settings)) == 0
-        assert onlooker._read_area(time.monotonic() + 5)[0] == untouched
-        onlooker.close()
-    assert contents(tmp_path) == before
-    told = " ".join(capsys.readouterr().out.split())
-    assert "knows no view" in told
-    assert f"{plc.address} answers, state execute" in told
-    assert "FAULT" not in told
-
-
-def test_a_check_tells_every_fault_and_not_just_the_first(shop: Path, tmp_path: Path, capsys) -> None:
-    settings = settings_file(
-        tmp_path,
-        bundle=shop / "anxious",
-        camera__source=tmp_path / "nothing.mp4",
-        plc__address="127.0.0.1:1",
-        plc__registers=REGISTERS,
-        mqtt__address="127.0.0.1:1",
-        mqtt__topic="plant/line1",
-    )
-    assert main(Flags(what="check", settings=settings)) == 1
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count("FAULT") == 3
-    assert "MQTT 127.0.0.1:1: Connection refused; check address" in told
-    assert "nothing.mp4" in told
-    assert "no connection; check address" in told
 
 
 def test_systemd_is_told_that_it_is_ready_that_it_turns_and_that_it_stops_and_logs_are_json(
